@@ -1,0 +1,16 @@
+//! Brokers: one trait, a registry by URL scheme, a file or folder for each.
+
+pub mod memory;
+pub mod publisher;
+pub mod redis;
+pub mod registry;
+pub mod sqlite;
+pub mod transport;
+pub mod url;
+mod virtual_exchange;
+
+pub use registry::{TransportOptions, open, schemes};
+pub use transport::{
+    ConsumeOptions, Consumer, DeadLetter, Delivery, DeliveryTag, Exchange, ExchangeType, Features,
+    InlineStore, Outcome, Publication, Queue, Settled, Settlement, Subscription, Transport,
+};

@@ -1,0 +1,275 @@
+//! What every broker must do. The contract that proves it is in `celeriac-testkit`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use celeriac_error::{Error, Result};
+use celeriac_protocol::Message;
+
+/// How an exchange finds its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ExchangeType {
+    /// The routing key equals the binding key.
+    #[default]
+    Direct,
+    /// Words by dots; `*` is one word, `#` any number.
+    Topic,
+    /// All bound queues.
+    Fanout,
+    /// By headers; only where the broker has it.
+    Headers,
+}
+
+/// An exchange; the one with an empty name is the default exchange, which leads to the queue that the routing key
+/// names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exchange {
+    /// Its name.
+    pub name: String,
+    /// How it finds its queues.
+    pub kind: ExchangeType,
+    /// Whether it survives a restart of the broker.
+    pub durable: bool,
+    /// Whether it goes when its last queue goes.
+    pub auto_delete: bool,
+}
+
+/// A queue with the one binding that Celery declares for it (`kombu.Queue`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Queue {
+    /// Its name.
+    pub name: String,
+    /// The exchange it is bound to; nothing is bound when the name is empty.
+    pub exchange: Exchange,
+    /// The binding key.
+    pub routing_key: String,
+    /// Whether it survives a restart of the broker.
+    pub durable: bool,
+    /// Only this connection may consume it.
+    pub exclusive: bool,
+    /// It goes when its last consumer goes.
+    pub auto_delete: bool,
+    /// `x-…` arguments: a JSON object, or empty.
+    pub arguments: String,
+}
+
+/// One message on its way to the broker.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// Name of the exchange; empty for the default one.
+    pub exchange: Arc<str>,
+    /// How that exchange finds its queues.
+    pub exchange_type: ExchangeType,
+    /// The routing key; the queue's name on the default exchange.
+    pub routing_key: Arc<str>,
+    /// What is sent.
+    pub message: Message,
+}
+
+/// Names one unsettled delivery of one consumer. Tags grow and are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryTag(pub u64);
+
+/// One message that this consumer holds until it settles it.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The name by which it is settled.
+    pub tag: DeliveryTag,
+    /// The queue it was taken from.
+    pub queue: Arc<str>,
+    /// The bytes as the broker had them, for the dead list.
+    pub raw: Bytes,
+    /// What they mean; an error when the envelope cannot be read. Such a delivery is held like any other.
+    pub message: Result<Message>,
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The broker forgets it.
+    Ack,
+    /// Back to the end of its queue that is consumed next. `redelivered` marks it as handed out before.
+    Requeue {
+        /// Whether the message says that it was handed out before.
+        redelivered: bool,
+    },
+    /// To the dead list with its original bytes: it can't be handled, or was rejected.
+    Dead {
+        /// One word: `malformed`, `unknown-task`, `rejected`, `content-disallowed`, `poison`.
+        reason: &'static str,
+        /// What exactly is wrong.
+        detail: String,
+    },
+}
+
+/// A result that the broker itself stores in the same step as it settles, because the result store is on the same
+/// server. Made by the result store, understood by the transport that it names.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InlineStore {
+    /// `SET`/`SETEX` unless a SUCCESS is there already, and `PUBLISH` on the channel of the same name.
+    Redis {
+        /// The database number of the result store.
+        database: i64,
+        /// The key, and the channel.
+        key: String,
+        /// The document.
+        value: String,
+        /// How long it is kept; `None` is for ever.
+        expires: Option<Duration>,
+    },
+}
+
+/// What is to be done with one delivery, in this order: publish and confirm, store, then the outcome.
+///
+/// Nothing of it happens when the delivery is no longer ours (its lease ran out and somebody else has it).
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Which delivery.
+    pub tag: DeliveryTag,
+    /// What is sent first: retries, callbacks.
+    pub publish: Vec<Publication>,
+    /// What is stored by the broker in the same step.
+    pub store: Option<InlineStore>,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// How a settlement ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Done, all of it.
+    Done,
+    /// The delivery was no longer ours: nothing was published, stored or acknowledged.
+    Lost,
+}
+
+/// What a transport can do beyond carrying messages to queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Messages of a higher priority are handed out first.
+    pub priority: bool,
+    /// [`Transport::subscribe`] works between processes, so remote control does.
+    pub fanout: bool,
+    /// Python Celery can be on the other side.
+    pub interoperable: bool,
+}
+
+/// How a consumer takes messages.
+#[derive(Clone, Debug)]
+pub struct ConsumeOptions {
+    /// The queues, in the order in which they are looked at when all have messages.
+    pub queues: Vec<Queue>,
+    /// The most messages held unsettled; 0 is no limit. Only brokers that push (AMQP) need it.
+    pub prefetch: u32,
+    /// The node name of the worker, for logs and for the names of private keys.
+    pub node: String,
+    /// How long a claim stands without renewal. It is renewed every third of that.
+    pub lease: Duration,
+}
+
+/// A message in the dead list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadLetter {
+    /// Names it in the list.
+    pub id: String,
+    /// The queue it was taken from.
+    pub queue: String,
+    /// See [`Outcome::Dead`].
+    pub reason: String,
+    /// See [`Outcome::Dead`].
+    pub detail: String,
+    /// When it came there, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The original bytes.
+    pub raw: Bytes,
+}
+
+/// A live or at least openable connection to a broker. Cheap to share; every method may be called at any time from
+/// any thread.
+///
+/// A transport reconnects by itself: after an error that [`is_transient`](Error::is_transient) the caller waits as
+/// long as it likes and calls again.
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// What it can do.
+    fn features(&self) -> Features;
+
+    /// The URL without its password.
+    fn url(&self) -> &str;
+
+    /// Whether [`InlineStore`]s of a store with this identity can be settled here. The identity of a Redis server is
+    /// `redis://host:port` (or the path of its socket) in lower case, whatever the database.
+    fn same_server(&self, identity: &str) -> bool {
+        let _ = identity;
+        false
+    }
+
+    /// Resolves once the broker has answered; tells a wrong password from a closed port.
+    async fn connect(&self) -> Result<()>;
+
+    /// Declares queues with their exchanges and bindings. Declaring again changes nothing.
+    async fn declare(&self, queues: &[Queue]) -> Result<()>;
+
+    /// Resolves once the broker has taken responsibility for every message that has an `Ok`; the results are in the
+    /// order of the batch. A message with an `Err` may have been taken all the same when the error is transient.
+    async fn publish(&self, batch: &[Publication]) -> Vec<Result<()>>;
+
+    /// Starts taking messages. The queues have been declared.
+    async fn consume(&self, options: ConsumeOptions) -> Result<Arc<dyn Consumer>>;
+
+    /// Listens to an exchange from now on, with a transient queue of its own: remote control and events.
+    /// `routing_keys` matter to topic exchanges only. Every message is delivered once to every listener.
+    async fn subscribe(&self, exchange: &Exchange, routing_keys: &[String]) -> Result<Box<dyn Subscription>> {
+        let _ = (exchange, routing_keys);
+        Err(Error::NotSupported { what: "fanout".to_owned(), by: self.url().to_owned() })
+    }
+
+    /// How many messages wait in a queue; those held by consumers do not count.
+    async fn queue_length(&self, queue: &str) -> Result<u64>;
+
+    /// Removes what waits in a queue; says how many there were.
+    async fn purge(&self, queue: &str) -> Result<u64>;
+
+    /// The dead list, oldest first, from `offset`, at most `limit`.
+    async fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>>;
+
+    /// Ends every consumer and subscription, then the connection. Calling it twice is fine.
+    async fn close(&self);
+}
+
+/// Takes messages from queues and holds them until they are settled. Holding includes renewing the lease, however
+/// long it takes.
+#[async_trait]
+pub trait Consumer: Send + Sync {
+    /// Resolves as soon as at least one message is there, with whatever else is there, at most `max` (which is at
+    /// least 1). Empty once [`stop`](Consumer::stop) was called.
+    ///
+    /// Dropping the future loses nothing: what it had claimed comes with the next call.
+    async fn receive(&self, max: usize) -> Result<Vec<Delivery>>;
+
+    /// Settles deliveries; the results are in the order of the batch. After a transient error the same settlement
+    /// may be given again.
+    async fn settle(&self, batch: &[Settlement]) -> Vec<Result<Settled>>;
+
+    /// Which of these deliveries are still ours. For results that are stored elsewhere, before they are.
+    async fn still_held(&self, tags: &[DeliveryTag]) -> Result<Vec<bool>>;
+
+    /// Replaces the queues that are taken from.
+    async fn set_queues(&self, queues: Vec<Queue>) -> Result<()>;
+
+    /// Claims nothing more. What is held stays held and may be settled.
+    async fn stop(&self);
+
+    /// [`stop`](Consumer::stop), then hands back at once everything that is still held.
+    async fn close(&self) -> Result<()>;
+}
+
+/// Listens to an exchange.
+#[async_trait]
+pub trait Subscription: Send {
+    /// The next message; `None` once the transport is closed. After a lost connection it listens again by itself;
+    /// what was sent meanwhile is lost, as with any fanout.
+    async fn next(&mut self) -> Option<Message>;
+}

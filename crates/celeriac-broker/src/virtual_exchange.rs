@@ -1,0 +1,1 @@
+//! Exchanges on brokers that have only queues: which queues a routing key leads to.

@@ -1,0 +1,13 @@
+//! Bytes to meaning and back: Celery's task messages, the JSON that Python writes, and result documents.
+//!
+//! No I/O, no tokio, no JavaScript. Everything here is checked against bytes recorded from the real Celery.
+
+pub mod envelope;
+pub mod json;
+pub mod message;
+pub mod repr;
+pub mod result_meta;
+pub mod task;
+
+pub use message::{DeliveryInfo, Message, Properties};
+pub use result_meta::TaskMeta;
