@@ -12,7 +12,10 @@ import type {
 } from '#native'
 
 /** Opens the core's side of a broker connection; another one in tests. */
-export type OpenBroker = (options: NativeBrokerOptions, report: (report: NativeReport) => void) => NativeBroker
+export type OpenBroker = (
+  options: NativeBrokerOptions,
+  report: (report: NativeReport) => void,
+) => NativeBroker
 
 /** One app's connection to its broker, opened on first use. The core reconnects by itself. */
 export class BrokerConnection {
@@ -60,7 +63,14 @@ export class BrokerConnection {
   /** Sends a task message. Resolves with `value` once the broker has taken responsibility for it. */
   publish<T>(message: PreparedMessage, value: T): Promise<T> {
     return this.#calls.make(value, (number) => {
-      this.native.publish(number, message.route, message.taskId, message.args, message.kwargs, message.options)
+      this.native.publish(
+        number,
+        message.route,
+        message.taskId,
+        message.args,
+        message.kwargs,
+        message.options,
+      )
     })
   }
 
@@ -107,7 +117,9 @@ export class BrokerConnection {
     const native = this.#native
     if (native === undefined) return
     await callAsync('broker.close', () => native.close())
-    this.#calls.failAll(new CeleriacError('ERR_CELERIAC_CLOSED', 'the app was closed before the broker answered'))
+    this.#calls.failAll(
+      new CeleriacError('ERR_CELERIAC_CLOSED', 'the app was closed before the broker answered'),
+    )
   }
 }
 

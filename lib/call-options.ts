@@ -137,11 +137,15 @@ export const wireOptionNames: ReadonlySet<string> = new Set(WIRE_NAMES.values())
 /** Options in either spelling under Celery's names. Names that are no options stay as they are. */
 export function readOptions(options: ApplyAsyncOptions | Readonly<Record<string, unknown>>): WireOptions {
   const wire: WireOptions = {}
-  for (const [name, value] of Object.entries(options)) if (value !== undefined) wire[WIRE_NAMES.get(name) ?? name] = value
+  for (const [name, value] of Object.entries(options))
+    if (value !== undefined) wire[WIRE_NAMES.get(name) ?? name] = value
   const { stamps } = wire
   if (typeof stamps === 'object' && stamps !== null) {
     delete wire['stamps']
-    wire['stamped_headers'] = [...((wire['stamped_headers'] as string[] | undefined) ?? []), ...Object.keys(stamps)]
+    wire['stamped_headers'] = [
+      ...((wire['stamped_headers'] as string[] | undefined) ?? []),
+      ...Object.keys(stamps),
+    ]
     Object.assign(wire, stamps)
   }
   return wire

@@ -143,8 +143,13 @@ export class TaskError extends CeleriacError implements RemoteException {
   readonly traceback: string | null
   readonly taskId: string
 
-  constructor(remote: RemoteException, code: 'ERR_CELERIAC_TASK_FAILED' | 'ERR_CELERIAC_TASK_REVOKED' = 'ERR_CELERIAC_TASK_FAILED') {
-    const text = remote.args.map((arg) => (typeof arg === 'string' ? arg : JSON.stringify(arg, replaceBigInt))).join(', ')
+  constructor(
+    remote: RemoteException,
+    code: 'ERR_CELERIAC_TASK_FAILED' | 'ERR_CELERIAC_TASK_REVOKED' = 'ERR_CELERIAC_TASK_FAILED',
+  ) {
+    const text = remote.args
+      .map((arg) => (typeof arg === 'string' ? arg : JSON.stringify(arg, replaceBigInt)))
+      .join(', ')
     super(code, text === '' ? remote.type : `${remote.type}: ${text}`)
     this.type = remote.type
     this.module = remote.module
@@ -208,7 +213,12 @@ export class Retry extends TaskPredicate {
 
   constructor(
     message?: string,
-    options: { error?: unknown; when?: number | Date | string | null; isEager?: boolean; sending?: unknown } = {},
+    options: {
+      error?: unknown
+      when?: number | Date | string | null
+      isEager?: boolean
+      sending?: unknown
+    } = {},
   ) {
     super(message ?? retryText(options.error, options.when ?? null))
     this.error = options.error
@@ -219,7 +229,14 @@ export class Retry extends TaskPredicate {
 }
 
 function retryText(error: unknown, when: number | Date | string | null): string {
-  const time = when instanceof Date ? `at ${when.toISOString()}` : typeof when === 'number' ? `in ${when}s` : when ? `at ${when}` : ''
+  const time =
+    when instanceof Date
+      ? `at ${when.toISOString()}`
+      : typeof when === 'number'
+        ? `in ${when}s`
+        : when
+          ? `at ${when}`
+          : ''
   const text = time === '' ? 'Retry' : `Retry ${time}`
   if (error === undefined || error === null) return text
   return `${text}: ${error instanceof Error ? `${error.name}: ${error.message}` : String(error)}`

@@ -34,7 +34,9 @@ function load(): Native {
 }
 
 const trace: ((line: string) => void) | null =
-  process.env['CELERIAC_TRACE_NATIVE'] === '1' ? (line) => process.stderr.write(`celeriac native: ${line}\n`) : null
+  process.env['CELERIAC_TRACE_NATIVE'] === '1'
+    ? (line) => process.stderr.write(`celeriac native: ${line}\n`)
+    : null
 
 /** Whether CELERIAC_TRACE_NATIVE=1 is set: calls into the core go to stderr, and errors know their callers. */
 export const tracing = trace !== null
@@ -102,14 +104,14 @@ const NEVER_MS = 2 ** 31 - 1
  * as one is outstanding the process is kept alive; the core's own callbacks never do.
  */
 export class Calls {
-  readonly #pending: Array<Pending | undefined> = []
-  readonly #free: number[] = []
-  #outstanding = 0
+  /** Numbers are used once: a report may still name a call that was cancelled. */
+  readonly #pending = new Map<number, Pending>()
+  #next = 0
   #handle: NodeJS.Timeout | undefined
 
   /** How many calls have no answer yet. */
   get outstanding(): number {
-    return this.#outstanding
+    return this.#pending.size
   }
 
   /**
@@ -118,14 +120,11 @@ export class Calls {
    */
   make<T>(value: T, start: (call: number) => void): Promise<T> {
     return new Promise((resolve, reject) => {
-      const call = this.#free.pop() ?? this.#pending.length
-      this.#pending[call] = {
-        resolve: resolve as (value: unknown) => void,
-        reject,
-        value,
-        caller: tracing ? new Error('called here') : null,
-      }
-      if (this.#outstanding++ === 0) this.#hold()
+      const call = this.#next
+      this.#next = (call + 1) >>> 0
+      const caller = tracing ? new Error('called here') : null
+      this.#pending.set(call, { resolve: resolve as (value: unknown) => void, reject, value, caller })
+      if (this.#pending.size === 1) this.#hold()
       try {
         start(call)
       } catch (error) {
@@ -147,32 +146,34 @@ export class Calls {
     const { calls, documents, failures } = report
     for (let index = 0; index < calls.length; index++) {
       const pending = this.#take(calls[index] as number)
-      if (pending !== undefined) pending.resolve(documents === undefined ? pending.value : documents[index])
+      if (pending !== undefined)
+        pending.resolve(pending.value === undefined ? documents?.[index] : pending.value)
     }
     for (const failure of failures) {
       const pending = this.#take(failure.call)
       if (pending === undefined) continue
       const code = isCeleriacErrorCode(failure.code) ? failure.code : 'ERR_CELERIAC_INTERNAL'
-      pending.reject(new CeleriacError(code, failure.message, pending.caller ? { cause: pending.caller } : undefined))
+      pending.reject(
+        new CeleriacError(code, failure.message, pending.caller ? { cause: pending.caller } : undefined),
+      )
     }
   }
 
   /** Ends every call that is still under way with `reason`. */
   failAll(reason: unknown): void {
-    for (let call = 0; call < this.#pending.length; call++) this.cancel(call, reason)
+    for (const call of [...this.#pending.keys()]) this.cancel(call, reason)
   }
 
   #take(call: number): Pending | undefined {
-    const pending = this.#pending[call]
+    const pending = this.#pending.get(call)
     if (pending === undefined) return undefined
-    this.#pending[call] = undefined
-    this.#free.push(call)
-    if (--this.#outstanding === 0) this.#handle?.unref()
+    this.#pending.delete(call)
+    if (this.#pending.size === 0) this.#handle?.unref()
     return pending
   }
 
   #hold(): void {
-    this.#handle ??= setInterval(() => {}, NEVER_MS)
-    this.#handle.ref()
+    if (this.#handle === undefined) this.#handle = setInterval(() => {}, NEVER_MS)
+    else this.#handle.ref()
   }
 }

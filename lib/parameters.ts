@@ -18,12 +18,18 @@ export function parseParameters(
     const optional = text.endsWith('?')
     const name = optional ? text.slice(0, -1) : text
     if (!/^[\p{L}_$][\p{L}\p{N}_$]*$/u.test(name)) {
-      throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `params of task ${task}: '${text}' is no parameter name`)
+      throw new CeleriacError(
+        'ERR_CELERIAC_INVALID_ARGUMENT',
+        `params of task ${task}: '${text}' is no parameter name`,
+      )
     }
     return { name, required: !optional && index < withoutDefault }
   })
   if (new Set(parameters.map(({ name }) => name)).size < parameters.length) {
-    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `params of task ${task} name one parameter twice`)
+    throw new CeleriacError(
+      'ERR_CELERIAC_INVALID_ARGUMENT',
+      `params of task ${task} name one parameter twice`,
+    )
   }
   return parameters
 }
@@ -38,7 +44,8 @@ export function bindArguments(
   if (parameters === null) return Object.keys(kwargs).length === 0 ? [...args] : [...args, kwargs]
   const short = `${task.slice(task.lastIndexOf('.') + 1)}()`
   if (args.length > parameters.length) {
-    const takes = parameters.length === 1 ? '1 positional argument' : `${parameters.length} positional arguments`
+    const takes =
+      parameters.length === 1 ? '1 positional argument' : `${parameters.length} positional arguments`
     const were = args.length === 1 ? 'was' : 'were'
     throw new TypeError(`${short} takes ${takes} but ${args.length} ${were} given`)
   }
@@ -49,10 +56,13 @@ export function bindArguments(
     if (index < args.length) throw new TypeError(`${short} got multiple values for argument '${name}'`)
     bound[index] = value
   }
-  const missing = parameters.filter(({ name, required }, index) => required && index >= args.length && !Object.hasOwn(kwargs, name))
+  const missing = parameters.filter(
+    ({ name, required }, index) => required && index >= args.length && !Object.hasOwn(kwargs, name),
+  )
   if (missing.length > 0) {
     const names = missing.map(({ name }) => `'${name}'`)
-    const list = names.length < 3 ? names.join(' and ') : `${names.slice(0, -1).join(', ')}, and ${names.at(-1)}`
+    const list =
+      names.length < 3 ? names.join(' and ') : `${names.slice(0, -1).join(', ')}, and ${names.at(-1)}`
     const plural = missing.length === 1 ? 'argument' : 'arguments'
     throw new TypeError(`${short} missing ${missing.length} required positional ${plural}: ${list}`)
   }
@@ -70,7 +80,10 @@ export function rebindArguments(
 ): { args: readonly unknown[]; kwargs: Readonly<Record<string, unknown>> } {
   if (newArgs !== undefined && newKwargs === undefined) {
     const taken = new Set(parameters?.slice(0, newArgs.length).map(({ name }) => name))
-    return { args: newArgs, kwargs: Object.fromEntries(Object.entries(kwargs).filter(([name]) => !taken.has(name))) }
+    return {
+      args: newArgs,
+      kwargs: Object.fromEntries(Object.entries(kwargs).filter(([name]) => !taken.has(name))),
+    }
   }
   if (newKwargs !== undefined && newArgs === undefined) {
     const left = { ...newKwargs }

@@ -284,7 +284,13 @@ export interface ChildResult {
   asTuple(): unknown
 }
 
-function withoutDeathHeaders(headers: Record<string, unknown> | undefined): Record<string, unknown> | undefined {
+function withoutDeathHeaders(
+  headers: Record<string, unknown> | undefined,
+): Record<string, unknown> | undefined {
   if (headers === undefined) return undefined
-  return Object.fromEntries(Object.entries(headers).filter(([name]) => !name.startsWith('x-death') && !name.startsWith('x-first-death')))
+  return Object.fromEntries(
+    Object.entries(headers).filter(
+      ([name]) => !name.startsWith('x-death') && !name.startsWith('x-first-death'),
+    ),
+  )
 }

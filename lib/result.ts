@@ -67,11 +67,15 @@ export class AsyncResult<T = unknown> {
     options.signal?.throwIfAborted()
     if (this.#meta !== undefined) return this.#meta
     const ending = new AbortController()
-    const signal = options.signal === undefined ? ending.signal : AbortSignal.any([options.signal, ending.signal])
+    const signal =
+      options.signal === undefined ? ending.signal : AbortSignal.any([options.signal, ending.signal])
     const wait = { timeout: options.timeout, signal }
     const follow = (options.propagate ?? true) && (options.followParents ?? true)
     try {
-      const own = this.#app.backend.wait(this.id, this.parent === null ? { ...wait, signal: options.signal } : wait)
+      const own = this.#app.backend.wait(
+        this.id,
+        this.parent === null ? { ...wait, signal: options.signal } : wait,
+      )
       if (this.parent === null || !follow) return this.#remember(await own)
       return this.#remember(await Promise.race([own, ...this.#failuresOfParents(wait)]))
     } finally {
@@ -193,7 +197,9 @@ export class AsyncResult<T = unknown> {
   /** When it ended; null before. Known without `resultExtended` too. */
   async dateDone(): Promise<Date | null> {
     const { dateDone } = await this.#read()
-    return dateDone === null ? null : new Date(/[Zz]|[+-]\d\d:?\d\d$/.test(dateDone) ? dateDone : `${dateDone}Z`)
+    return dateDone === null
+      ? null
+      : new Date(/[Zz]|[+-]\d\d:?\d\d$/.test(dateDone) ? dateDone : `${dateDone}Z`)
   }
 
   /**
@@ -253,7 +259,14 @@ export class EagerResult<T = unknown> extends AsyncResult<T> {
   readonly #name: string
   #revoked = false
 
-  constructor(app: Celery, id: string, result: unknown, state: string, name: string, traceback: string | null = null) {
+  constructor(
+    app: Celery,
+    id: string,
+    result: unknown,
+    state: string,
+    name: string,
+    traceback: string | null = null,
+  ) {
     super(app, id)
     this.#result = result
     this.#state = state
@@ -276,7 +289,11 @@ export class EagerResult<T = unknown> extends AsyncResult<T> {
   /** The result, or what the body threw. */
   override result(): Promise<T | TaskError> {
     if (this.#revoked) {
-      const document = { exc_type: 'TaskRevokedError', exc_message: ['revoked'], exc_module: 'celery.exceptions' }
+      const document = {
+        exc_type: 'TaskRevokedError',
+        exc_message: ['revoked'],
+        exc_module: 'celery.exceptions',
+      }
       return Promise.resolve(errorFromDocument(document, this.id, null))
     }
     return Promise.resolve(this.#result as T | TaskError)
@@ -324,8 +341,10 @@ export function resultsFromTuple(tuple: unknown, app: Celery): AsyncResult[] {
   const [head, members] = tuple as [unknown, unknown]
   if (Array.isArray(members)) return members.flatMap((member) => resultsFromTuple(member, app))
   const [id, parent] = (Array.isArray(head) ? head : [head, null]) as [unknown, unknown]
-  if (typeof id !== 'string') throw new CeleriacError('ERR_CELERIAC_DECODE', `no task id in a result: ${JSON.stringify(tuple)}`)
-  const before = parent === null || parent === undefined ? null : (resultsFromTuple(parent, app).at(-1) ?? null)
+  if (typeof id !== 'string')
+    throw new CeleriacError('ERR_CELERIAC_DECODE', `no task id in a result: ${JSON.stringify(tuple)}`)
+  const before =
+    parent === null || parent === undefined ? null : (resultsFromTuple(parent, app).at(-1) ?? null)
   return [new AsyncResult(app, id, before)]
 }
 

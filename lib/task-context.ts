@@ -62,7 +62,8 @@ export class TaskContext {
     if (request.calledDirectly) throw exc ?? new Retry('Task can be retried')
     const limit = maxRetries === undefined ? this.task.maxRetries : maxRetries
     const retries = request.retries + 1
-    const countdown = rest.eta == null && rest.countdown == null ? this.task.defaultRetryDelay : rest.countdown
+    const countdown =
+      rest.eta == null && rest.countdown == null ? this.task.defaultRetryDelay : rest.countdown
     const { args, kwargs } = this.task.rebind(request.args, request.kwargs, newArgs, newKwargs)
     if (limit !== null && retries > limit) {
       if (exc !== undefined && exc !== null) throw exc
@@ -87,6 +88,11 @@ export class TaskContext {
   /** Stores a state of your own with `meta` as its result: what `AsyncResult.state` and `.info` show meanwhile. */
   async updateState(update: { state: string; meta?: unknown; taskId?: string }): Promise<void> {
     const taskId = update.taskId ?? this.request.id
-    await this.app.backend.store({ taskId, state: update.state, result: update.meta ?? null, request: this.request })
+    await this.app.backend.store({
+      taskId,
+      state: update.state,
+      result: update.meta ?? null,
+      request: this.request,
+    })
   }
 }

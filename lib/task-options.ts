@@ -90,7 +90,11 @@ export interface TaskOptions<Args extends unknown[] = unknown[], Result = unknow
   resultreprMaxsize?: number | undefined
   /** A name to show for one call instead of the task's. */
   shadowName?:
-    | ((args: readonly unknown[], kwargs: Readonly<Record<string, unknown>>, options: object) => string | null | undefined)
+    | ((
+        args: readonly unknown[],
+        kwargs: Readonly<Record<string, unknown>>,
+        options: object,
+      ) => string | null | undefined)
     | undefined
   /** Errors after which the task is retried by itself. */
   autoretryFor?: ErrorClass | readonly ErrorClass[] | undefined

@@ -58,7 +58,8 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
   /** Whether the body takes the context first. */
   readonly bound!: boolean
 
-  constructor(app: Celery, name: string, options: TaskOptions, body: TaskBody) {
+  /** `app` may be a function that tells which app it is at the time. */
+  constructor(app: Celery | (() => Celery), name: string, options: TaskOptions, body: TaskBody) {
     const callable = function (...args: Args): Return {
       return task.callDirectly(args)
     }
@@ -66,13 +67,14 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
     const bound = options.bind ?? false
     const fields = {
       name,
-      app,
       options,
       body,
       bound,
       parameters: options.params === undefined ? null : parseParameters(options.params, body, bound, name),
     }
-    for (const [key, value] of Object.entries(fields)) Object.defineProperty(task, key, { value, configurable: true })
+    for (const [key, value] of Object.entries(fields))
+      Object.defineProperty(task, key, { value, configurable: true })
+    Object.defineProperty(task, 'app', typeof app === 'function' ? { get: app } : { value: app })
     return task
   }
 
@@ -132,7 +134,10 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
   }
 
   /** Runs the task here as a worker would, retries and callbacks included. Never rejects: the result tells. */
-  apply(args?: Readonly<Args> | [], options: ApplyAsyncOptions & { throw?: boolean } = {}): Promise<EagerResult<Awaited<Return>>> {
+  apply(
+    args?: Readonly<Args> | [],
+    options: ApplyAsyncOptions & { throw?: boolean } = {},
+  ): Promise<EagerResult<Awaited<Return>>> {
     const { kwargs, throw: throws, ...rest } = options
     return this.applyWire(args ?? [], kwargs ?? {}, readOptions(rest), throws)
   }
@@ -195,7 +200,11 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
    * Runs the body for a message, as the current task, with `autoretryFor`. What it throws says what came of it:
    * Retry, Ignore, Reject, or a failure.
    */
-  async run(context: TaskContext, args: readonly unknown[], kwargs: Readonly<Record<string, unknown>>): Promise<Awaited<Return>> {
+  async run(
+    context: TaskContext,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+  ): Promise<Awaited<Return>> {
     const body = this.body as (...args: unknown[]) => Return
     const bound = this.bindArguments(args, kwargs)
     try {
@@ -221,7 +230,11 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
   /** What to throw for `error`: itself, or the Retry that `autoretryFor` makes of it. */
   #autoretry(context: TaskContext, error: unknown): unknown {
     const { options } = this
-    if (error instanceof TaskPredicate || isAnyOf(error, options.dontAutoretryFor) || !isAnyOf(error, options.autoretryFor)) {
+    if (
+      error instanceof TaskPredicate ||
+      isAnyOf(error, options.dontAutoretryFor) ||
+      !isAnyOf(error, options.autoretryFor)
+    ) {
       return error
     }
     try {
@@ -254,5 +267,7 @@ export function backoff(
 
 function isAnyOf(error: unknown, classes: ErrorClass | readonly ErrorClass[] | undefined): boolean {
   if (classes === undefined) return false
-  return (Array.isArray(classes) ? (classes as readonly ErrorClass[]) : [classes as ErrorClass]).some((one) => error instanceof one)
+  return (Array.isArray(classes) ? (classes as readonly ErrorClass[]) : [classes as ErrorClass]).some(
+    (one) => error instanceof one,
+  )
 }

@@ -54,7 +54,10 @@ export class Signature<Args extends unknown[] = unknown[], Return = unknown> {
   /** The signature of a dict that travelled; ERR_CELERIAC_INVALID_ARGUMENT when it is none. */
   static fromDict(dict: Readonly<Partial<SignatureDict>>, app: Celery): Signature {
     if (typeof dict.task !== 'string') {
-      throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'a signature needs the name of a task under `task`')
+      throw new CeleriacError(
+        'ERR_CELERIAC_INVALID_ARGUMENT',
+        'a signature needs the name of a task under `task`',
+      )
     }
     const signature = new Signature(app, dict.task, {
       args: dict.args,
@@ -83,7 +86,10 @@ export class Signature<Args extends unknown[] = unknown[], Return = unknown> {
   }
 
   /** A copy of its own; with arguments or options, one that has those too, merged as a call would. */
-  clone(args: readonly unknown[] = [], options: ApplyAsyncOptions | Readonly<Record<string, unknown>> = {}): Signature<Args, Return> {
+  clone(
+    args: readonly unknown[] = [],
+    options: ApplyAsyncOptions | Readonly<Record<string, unknown>> = {},
+  ): Signature<Args, Return> {
     const { kwargs, wire } = splitKwargs(options)
     const merged = this.merge(args, kwargs, wire)
     const copy = new Signature<Args, Return>(this.#app, this.task, {
@@ -145,10 +151,18 @@ export class Signature<Args extends unknown[] = unknown[], Return = unknown> {
 
   /** Fixes the task's id, so that its result can be spoken of before it is sent. */
   freeze(
-    fixed: { taskId?: string; groupId?: string; groupIndex?: number; chord?: AnySignature; rootId?: string; parentId?: string } = {},
+    fixed: {
+      taskId?: string
+      groupId?: string
+      groupIndex?: number
+      chord?: AnySignature
+      rootId?: string
+      parentId?: string
+    } = {},
   ): AsyncResult<Awaited<Return>> {
     const { options } = this
-    const taskId = typeof options['task_id'] === 'string' ? options['task_id'] : (fixed.taskId ?? randomUUID())
+    const taskId =
+      typeof options['task_id'] === 'string' ? options['task_id'] : (fixed.taskId ?? randomUUID())
     options['task_id'] = taskId
     if (fixed.rootId !== undefined) options['root_id'] = fixed.rootId
     if (fixed.parentId !== undefined) options['parent_id'] = fixed.parentId
@@ -165,14 +179,20 @@ export class Signature<Args extends unknown[] = unknown[], Return = unknown> {
   }
 
   /** Sends it, with these arguments before its own and these options over its own. */
-  async applyAsync(args: readonly unknown[] = [], options: ApplyAsyncOptions = {}): Promise<AsyncResult<Awaited<Return>>> {
+  async applyAsync(
+    args: readonly unknown[] = [],
+    options: ApplyAsyncOptions = {},
+  ): Promise<AsyncResult<Awaited<Return>>> {
     const { kwargs, wire } = splitKwargs(options)
     const merged = this.merge(args, kwargs, wire)
     return this.#app.sendSignature<Awaited<Return>>(this.task, merged.args, merged.kwargs, merged.options)
   }
 
   /** Runs it here, without a broker. The task must be registered. */
-  async apply(args: readonly unknown[] = [], options: ApplyAsyncOptions = {}): Promise<EagerResult<Awaited<Return>>> {
+  async apply(
+    args: readonly unknown[] = [],
+    options: ApplyAsyncOptions = {},
+  ): Promise<EagerResult<Awaited<Return>>> {
     const { kwargs, wire } = splitKwargs(options)
     const merged = this.merge(args, kwargs, wire)
     const task = this.#app.taskNamed(this.task)
@@ -207,7 +227,9 @@ export class Signature<Args extends unknown[] = unknown[], Return = unknown> {
   #append(key: 'link' | 'link_error', signature: AnySignature): void {
     const list = asList(this.options[key])
     const text = JSON.stringify(signature)
-    this.options[key] = list.some((one) => one === signature || JSON.stringify(one) === text) ? list : [...list, signature]
+    this.options[key] = list.some((one) => one === signature || JSON.stringify(one) === text)
+      ? list
+      : [...list, signature]
   }
 }
 

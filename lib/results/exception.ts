@@ -18,9 +18,14 @@ const BILLIARD = new Set(['SoftTimeLimitExceeded', 'TimeLimitExceeded', 'WorkerL
  */
 export function exceptionDocument(error: unknown): ExceptionDocument {
   if (error instanceof TaskError && error.constructor === TaskError) {
-    return { exc_type: error.type, exc_message: encodable(error.args), exc_module: error.module ?? 'builtins' }
+    return {
+      exc_type: error.type,
+      exc_message: encodable(error.args),
+      exc_module: error.module ?? 'builtins',
+    }
   }
-  if (!(error instanceof Error)) return { exc_type: 'Error', exc_message: encodable([error]), exc_module: 'javascript' }
+  if (!(error instanceof Error))
+    return { exc_type: 'Error', exc_message: encodable([error]), exc_module: 'javascript' }
   const type = typeName(error)
   const { args } = error as { args?: unknown }
   return {

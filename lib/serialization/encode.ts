@@ -8,8 +8,17 @@ import { DateTime, PyFloat, pythonFloat, pythonIsoFormat, type TypedValue } from
  * Throws ERR_CELERIAC_ENCODE, which names the path, for what JSON has no form for.
  */
 export function encodeJson(value: unknown, what: string): string {
-  if (isPlain(value, 0)) return JSON.stringify(value)
-  return write(value, { path: [what], above: new Set() })
+  ancestors.length = 0
+  if (isPlain(value)) return JSON.stringify(value)
+  return write(value, { path: [what], above: new Set(), tagged: false })
+}
+
+/**
+ * {@link encodeJson} with tags where Python's dialect has tokens that `JSON.parse` does not read, as the core gives
+ * them to JavaScript: `decodeJson(text, true)` reads it.
+ */
+export function encodeTagged(value: unknown, what: string): string {
+  return write(value, { path: [what], above: new Set(), tagged: true })
 }
 
 /** Whether {@link encodeJson} takes a value. */
@@ -22,12 +31,13 @@ export function canEncode(value: unknown): boolean {
   }
 }
 
-/** Deeper values, circular ones among them, take the slow way, which knows the path. */
-const PLAIN_DEPTH = 32
 const OBJECT = Object.prototype
 
+/** The objects that the value under examination is in. Few, so looking through them is quicker than a set. */
+const ancestors: object[] = []
+
 /** Whether `JSON.stringify` alone gives the right text. */
-function isPlain(value: unknown, depth: number): boolean {
+function isPlain(value: unknown): boolean {
   switch (typeof value) {
     case 'string':
     case 'boolean':
@@ -37,25 +47,32 @@ function isPlain(value: unknown, depth: number): boolean {
       return value === 0 ? !Object.is(value, -0) : value < 1e21 && value > -1e21
     case 'object':
       if (value === null) return true
-      if (depth === PLAIN_DEPTH) return false
-      if (Array.isArray(value)) {
-        if ('toJSON' in value) return false
-        for (let index = 0; index < value.length; index++) if (!isPlain(value[index], depth + 1)) return false
-        return true
-      }
-      return isPlainObject(value, depth)
+      // Circular, or deep enough to overflow the stack: the other way names the path.
+      if (ancestors.length > MAX_PLAIN_DEPTH || ancestors.includes(value)) return false
+      ancestors.push(value)
+      if (!(Array.isArray(value) ? isPlainArray(value) : isPlainObject(value))) return false
+      ancestors.pop()
+      return true
     default:
       return false
   }
 }
 
-function isPlainObject(value: object, depth: number): boolean {
+const MAX_PLAIN_DEPTH = 100
+
+function isPlainArray(array: readonly unknown[]): boolean {
+  if ('toJSON' in array) return false
+  for (let index = 0; index < array.length; index++) if (!isPlain(array[index])) return false
+  return true
+}
+
+function isPlainObject(value: object): boolean {
   const prototype: unknown = Object.getPrototypeOf(value)
   if (prototype !== OBJECT && prototype !== null) return false
   for (const key in value) {
     // Tags and toJSON need a closer look.
     if (key === '__type__' || key === 'toJSON') return false
-    if (!isPlain((value as Record<string, unknown>)[key], depth + 1)) return false
+    if (!isPlain((value as Record<string, unknown>)[key])) return false
   }
   return true
 }
@@ -65,6 +82,8 @@ interface Position {
   readonly path: Array<string | number>
   /** The objects that the value is in. */
   readonly above: Set<object>
+  /** Whether numbers that JSON lacks are written as tags, rather than as Python's tokens. */
+  readonly tagged: boolean
 }
 
 function write(value: unknown, at: Position): string {
@@ -74,17 +93,25 @@ function write(value: unknown, at: Position): string {
     case 'boolean':
       return value ? 'true' : 'false'
     case 'number':
-      return writeNumber(value)
+      return at.tagged && !Number.isFinite(value)
+        ? tag('float', FLOAT_TAGS[String(value)] as string)
+        : writeNumber(value)
     case 'bigint':
-      return value.toString()
+      return at.tagged ? tag('int', `"${value}"`) : value.toString()
     case 'undefined':
       return 'null'
     case 'function':
     case 'symbol':
       throw refusal(at, `is a ${typeof value}, and JSON has no form for it`)
     default:
-      return value === null ? 'null' : writeObject(value, at)
+      return value === null ? 'null' : writeObject(value as object, at)
   }
+}
+
+const FLOAT_TAGS: Readonly<Record<string, string>> = {
+  NaN: '"nan"',
+  Infinity: '"inf"',
+  '-Infinity': '"-inf"',
 }
 
 function writeNumber(value: number): string {
@@ -106,14 +133,20 @@ function writeKind(value: object, at: Position): string {
   if (Array.isArray(value)) return writeArray(value, at)
   if (value instanceof Date) return writeDate(value, at)
   if (isTypedValue(value)) return tag(value.jsonType, JSON.stringify(value.jsonValue))
-  if (value instanceof PyFloat) return pythonFloat(value.value)
+  if (value instanceof PyFloat)
+    return Number.isFinite(value.value) ? pythonFloat(value.value) : write(value.value, at)
   if (value instanceof Uint8Array) return writeBytes(value)
   if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) {
     throw refusal(at, `is of type ${typeOf(value)}: pass a Buffer for bytes, or an array of numbers`)
   }
   const { toJSON } = value as { toJSON?: unknown }
   if (typeof toJSON === 'function') return write(toJSON.call(value, String(at.path.at(-1))), at)
-  if (value instanceof String || value instanceof Number || value instanceof Boolean || value instanceof BigInt) {
+  if (
+    value instanceof String ||
+    value instanceof Number ||
+    value instanceof Boolean ||
+    value instanceof BigInt
+  ) {
     return write(value.valueOf(), at)
   }
   if (isThenable(value)) throw refusal(at, 'is a promise: await it first')
@@ -121,7 +154,8 @@ function writeKind(value: object, at: Position): string {
     const remedy = value instanceof Map ? 'Object.fromEntries(it)' : '[...it]'
     throw refusal(at, `is a ${typeOf(value)}, which Celery's JSON has no form for: pass ${remedy}`)
   }
-  if (value instanceof Error) throw refusal(at, 'is an Error, of which JSON would keep nothing: pass its message')
+  if (value instanceof Error)
+    throw refusal(at, 'is an Error, of which JSON would keep nothing: pass its message')
   return writeMembers(value as Record<string, unknown>, at)
 }
 
@@ -163,7 +197,10 @@ function writeDate(date: Date, at: Position): string {
 /** Bytes that are UTF-8 travel as text, others in base64: as kombu does. */
 function writeBytes(bytes: Uint8Array): string {
   try {
-    return tag('bytes', JSON.stringify(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)))
+    return tag(
+      'bytes',
+      JSON.stringify(new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes)),
+    )
   } catch {
     const { buffer, byteOffset, byteLength } = bytes
     return tag('base64', JSON.stringify(Buffer.from(buffer, byteOffset, byteLength).toString('base64')))

@@ -23,7 +23,12 @@ export function revive(value: unknown): unknown {
     const revived = revive(object[key])
     // Assigning to __proto__ would set the prototype.
     if (key === '__proto__') {
-      Object.defineProperty(object, key, { value: revived, enumerable: true, configurable: true, writable: true })
+      Object.defineProperty(object, key, {
+        value: revived,
+        enumerable: true,
+        configurable: true,
+        writable: true,
+      })
     } else object[key] = revived
   }
   return value

@@ -8,7 +8,8 @@ export interface TypedValue {
   readonly jsonValue: unknown
 }
 
-const DATETIME = /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)(Z|[+-]\d\d:?\d\d(?::?\d\d(?:\.\d+)?)?)?)?$/
+const DATETIME =
+  /^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)(Z|[+-]\d\d:?\d\d(?::?\d\d(?:\.\d+)?)?)?)?$/
 const DATE = /^\d{4}-\d\d-\d\d$/
 const TIME = /^\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d(?::?\d\d)?)?$/
 const DECIMAL = /^[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?|s?nan\d*)$/i
@@ -134,7 +135,10 @@ export class Uuid extends TextValue {
   readonly jsonType = 'uuid'
 
   constructor(text: string) {
-    const hex = text.replace(/^urn:uuid:/i, '').replace(/[-{}]/g, '').toLowerCase()
+    const hex = text
+      .replace(/^urn:uuid:/i, '')
+      .replace(/[-{}]/g, '')
+      .toLowerCase()
     if (!UUID.test(hex)) throw invalid('uuid', text)
     super(hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5'))
   }
