@@ -20,12 +20,12 @@ export class TaskContext {
   readonly app: Celery
   readonly task: AnyTask
   readonly request: Request
-  /** Fires on revoke, soft time limit and shutdown; its `reason` says which. */
-  readonly signal: AbortSignal
   /** Messages that go out when this task is settled (`retry` with `throw: false`). */
   readonly outbox: PreparedMessage[] = []
   /** `maxRetries` that the body gave to `retry`; `autoretryFor` goes by it. Undefined: the task's. */
   overrideMaxRetries: number | null | undefined
+
+  #signal: AbortSignal | (() => AbortSignal) | undefined
 
   /** The task whose body called this one like a function; undefined when it runs for a message. */
   readonly outer: TaskContext | undefined
@@ -34,13 +34,23 @@ export class TaskContext {
     app: Celery,
     task: AnyTask,
     request: Request,
-    options: { signal?: AbortSignal; outer?: TaskContext | undefined } = {},
+    options: { signal?: () => AbortSignal; outer?: TaskContext | undefined } = {},
   ) {
     this.app = app
     this.task = task
     this.request = request
-    this.signal = options.signal ?? new AbortController().signal
+    this.#signal = options.signal
     this.outer = options.outer
+  }
+
+  /**
+   * Fires on revoke, soft time limit and shutdown; its `reason` says which. Made when first asked for: most bodies
+   * never do.
+   */
+  get signal(): AbortSignal {
+    const made = this.#signal
+    if (made instanceof AbortSignal) return made
+    return (this.#signal = made === undefined ? new AbortController().signal : made())
   }
 
   /** The task's registered name. */

@@ -1,0 +1,311 @@
+import type { Celery } from '../app.ts'
+import { runAsCurrentTask } from '../current-task.ts'
+import { CeleriacError, Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded } from '../errors.ts'
+import { stackOf } from '../log/record.ts'
+import type { PreparedMessage } from '../prepare.ts'
+import { type Delivery, Request } from '../request.ts'
+import { exceptionDocument } from '../results/exception.ts'
+import { encodeJson } from '../serialization/encode.ts'
+import { revive } from '../serialization/revive.ts'
+import type { AnyTask } from '../task.ts'
+import { type RetryMessage, TaskContext } from '../task-context.ts'
+import { afterSuccess, callErrback, type Errbacks, errbacksOf } from './follow-up.ts'
+import { RunningTask } from './running-task.ts'
+import { outcomes, type Settlement, type Settler } from './settle.ts'
+import type { TaskLog } from './task-log.ts'
+
+/** What a runner needs of its worker. */
+export interface RunnerOptions {
+  readonly app: Celery
+  /** Node name of the worker. */
+  readonly hostname: string
+  readonly settler: Settler
+  readonly log: TaskLog
+  /** Seconds for tasks whose message and options name no soft limit; null is none. */
+  readonly softTimeLimit: number | null
+}
+
+/** A result, or what follows it, could not be sent as JSON (`kombu.exceptions.EncodeError`). */
+class EncodeError extends CeleriacError {
+  static readonly module = 'kombu.exceptions'
+  override readonly name = 'EncodeError'
+
+  constructor(cause: CeleriacError) {
+    super('ERR_CELERIAC_ENCODE', cause.message, { cause })
+  }
+}
+
+/** A revoke has ended the task. */
+class Terminated extends CeleriacError {
+  override readonly name = 'TaskRevokedError'
+
+  constructor(message = 'terminated') {
+    super('ERR_CELERIAC_TASK_REVOKED', message)
+  }
+}
+
+/**
+ * Runs deliveries with the semantics of `celery.app.trace`: each comes to one settlement, which holds what is to be
+ * published, what is to be stored and what becomes of the message. Handlers (`onSuccess` and so on) are called when the
+ * settlement has been handed over: what they throw is logged and changes nothing.
+ */
+export class TaskRunner {
+  readonly #options: RunnerOptions
+  readonly #running = new Map<number, RunningTask>()
+
+  constructor(options: RunnerOptions) {
+    this.#options = options
+  }
+
+  /** Tasks whose bodies have begun and whose outcome is open. */
+  get running(): ReadonlyMap<number, RunningTask> {
+    return this.#running
+  }
+
+  /** Runs a delivery to its end, handlers included. Never rejects. */
+  async run(delivery: Delivery): Promise<void> {
+    const [tag, name, id] = delivery
+    const { app, log } = this.#options
+    const task = app.tasks.get(name)
+    const running = new RunningTask(tag, id, name, task?.acksLate ?? true)
+    this.#running.set(tag, running)
+    try {
+      if (task === undefined) throw new NotRegistered(name)
+      await this.#run(delivery, task, running)
+    } catch (error) {
+      log.internalError(id, name, error)
+      this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
+    } finally {
+      running.stopTimer()
+      this.#running.delete(tag)
+    }
+  }
+
+  /** Ends the tasks of these ids, if they run: their signals fire, and when they throw their state is REVOKED. */
+  terminate(ids: readonly string[]): void {
+    const wanted = new Set(ids)
+    for (const running of this.#running.values()) {
+      if (!wanted.has(running.id) || running.settled) continue
+      running.terminated = true
+      running.abort(new Terminated())
+    }
+  }
+
+  /**
+   * Gives up all that runs (cold shutdown): signals fire, messages that are not acknowledged go back to their queues,
+   * the others get the state RETRY, as in Celery. What the bodies do from then on changes nothing.
+   */
+  cancelAll(reason: unknown): void {
+    for (const running of this.#running.values()) {
+      if (running.settled) continue
+      running.abort(reason)
+      if (running.acksLate) this.#settle(running, { outcome: outcomes.requeue, state: null })
+      else {
+        const error = new Retry('cancelled by celeriac')
+        this.#settle(running, { outcome: outcomes.acknowledge, ...failureOf(error), state: 'RETRY' })
+      }
+    }
+    this.#options.settler.flush()
+  }
+
+  async #run(delivery: Delivery, task: AnyTask, running: RunningTask): Promise<void> {
+    const { app, hostname } = this.#options
+    if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
+    const request = Request.fromDelivery(delivery, hostname)
+    const context = new TaskContext(app, task, request, { signal: running.signal })
+    this.#startSoftTimer(context, running)
+    const { args, kwargs } = request
+    let result: unknown
+    let settlement: Omit<Settlement, 'tag'>
+    try {
+      const { beforeStart } = task.options
+      if (beforeStart !== undefined) {
+        await runAsCurrentTask(context, () => beforeStart.call(context, request.id, args, kwargs))
+      }
+      result = await task.run(context, args, kwargs)
+      settlement = successOf(context, result)
+    } catch (error) {
+      await this.#ended(context, running, reasonOf(error, running))
+      return
+    }
+    running.stopTimer()
+    if (!this.#settle(running, settlement)) return
+    const elapsed = performance.now() - running.startedAt
+    const { resultreprMaxsize = 1024, onSuccess, afterReturn } = task.options
+    this.#options.log.succeeded(request, elapsed, settlement.result ?? 'null', resultreprMaxsize)
+    if (onSuccess !== undefined) {
+      await this.#handle(context, 'on_success', () => onSuccess.call(context, result as never, request.id, args, kwargs))
+    }
+    if (afterReturn !== undefined) {
+      await this.#handle(context, 'after_return', () =>
+        afterReturn.call(context, 'SUCCESS', result, request.id, args, kwargs),
+      )
+    }
+  }
+
+  /** The end of a task whose body threw. */
+  async #ended(context: TaskContext, running: RunningTask, error: unknown): Promise<void> {
+    running.stopTimer()
+    if (running.settled) return
+    const { request } = context
+    const { log } = this.#options
+    if (running.terminated) {
+      this.#settle(running, { outcome: outcomes.acknowledge, ...failureOf(new Terminated(), false), state: 'REVOKED' })
+      log.revoked(request)
+    } else if (error instanceof Ignore) {
+      this.#settle(running, { outcome: outcomes.acknowledge, state: null, publish: context.outbox })
+      log.ignored(request)
+    } else if (error instanceof Reject) this.#rejected(context, running, error)
+    else if (error instanceof Retry) await this.#retried(context, running, error)
+    else await this.#failed(context, running, error)
+  }
+
+  #rejected(context: TaskContext, running: RunningTask, error: Reject): void {
+    // A message that nobody runs again has come to its end: a FAILURE, so that nobody waits for ever.
+    this.#settle(
+      running,
+      error.requeue
+        ? { outcome: outcomes.requeue, state: null }
+        : { outcome: outcomes.reject, ...failureOf(error), publish: context.outbox },
+    )
+    this.#options.log.rejected(context.request, error)
+  }
+
+  async #retried(context: TaskContext, running: RunningTask, retry: Retry): Promise<void> {
+    const { request, task } = context
+    const next = (retry.sending as RetryMessage | undefined)?.prepared
+    const hasError = retry.error !== undefined && retry.error !== null
+    this.#settle(running, {
+      outcome: outcomes.acknowledge,
+      state: 'RETRY',
+      result: hasError ? encodeJson(exceptionDocument(retry.error), 'error') : 'null',
+      traceback: stackOf(hasError ? retry.error : retry),
+      children: childrenOf(context),
+      publish: next === undefined || next === null ? context.outbox : [...context.outbox, next],
+    })
+    this.#options.log.retried(request, retry.message)
+    const { onRetry } = task.options
+    if (onRetry === undefined) return
+    const { id, args, kwargs } = request
+    await this.#handle(context, 'on_retry', () => onRetry.call(context, retry.error ?? retry, id, args, kwargs))
+  }
+
+  async #failed(context: TaskContext, running: RunningTask, error: unknown): Promise<void> {
+    const { request, task, app } = context
+    const { log } = this.#options
+    const failure = failureOf(error)
+    const errbacks = this.#errbacks(context)
+    await this.#failChain(context, error, failure.traceback ?? null)
+    const rejects =
+      task.acksLate && !(task.options.acksOnFailure ?? task.options.acksOnFailureOrTimeout ?? acksOnFailure(app))
+    this.#settle(running, {
+      outcome: rejects ? outcomes.reject : outcomes.acknowledge,
+      ...failure,
+      children: childrenOf(context),
+      publish: [...context.outbox, ...errbacks.messages],
+    })
+    log.failed(request, error, task.expects(error))
+    for (const errback of errbacks.local) {
+      try {
+        await runAsCurrentTask(context, () => callErrback(errback, context, error, failure.traceback ?? null))
+      } catch (raised) {
+        log.errbackRaised(request, errback.task.name, raised)
+      }
+    }
+    const { onFailure, afterReturn } = task.options
+    const { id, args, kwargs } = request
+    if (onFailure !== undefined) {
+      await this.#handle(context, 'on_failure', () => onFailure.call(context, error, id, args, kwargs))
+    }
+    if (afterReturn !== undefined) {
+      await this.#handle(context, 'after_return', () => afterReturn.call(context, 'FAILURE', error, id, args, kwargs))
+    }
+  }
+
+  /** The errbacks; one that cannot be sent is logged, so that the failure is stored all the same. */
+  #errbacks(context: TaskContext): Errbacks {
+    if (context.request.errbacks === null) return { messages: [], local: [] }
+    try {
+      return runAsCurrentTask(context, () => errbacksOf(context))
+    } catch (error) {
+      this.#options.log.errbackRaised(context.request, context.request.errbacks.map(({ task }) => task).join(', '), error)
+      return { messages: [], local: [] }
+    }
+  }
+
+  /** The tasks that were to follow in the chain fail with this one, or whoever waits for the last would never hear. */
+  async #failChain({ request, app }: TaskContext, error: unknown, traceback: string | null): Promise<void> {
+    if (request.chain === null || !app.backend.enabled) return
+    const ids = request.chain.flatMap(({ options }) => (typeof options['task_id'] === 'string' ? [options['task_id']] : []))
+    const stored = ids.map((taskId) => app.backend.store({ taskId, state: 'FAILURE', result: error, traceback }))
+    for (const outcome of await Promise.allSettled(stored)) {
+      if (outcome.status === 'rejected') this.#options.log.handlerRaised(request, 'chain', outcome.reason)
+    }
+  }
+
+  async #handle(context: TaskContext, name: string, handler: () => unknown): Promise<void> {
+    try {
+      await runAsCurrentTask(context, handler)
+    } catch (error) {
+      this.#options.log.handlerRaised(context.request, name, error)
+    }
+  }
+
+  #startSoftTimer(context: TaskContext, running: RunningTask): void {
+    const { request, task } = context
+    const seconds = request.softTimeLimit ?? task.options.softTimeLimit ?? this.#options.softTimeLimit
+    if (seconds === null || seconds <= 0) return
+    running.startSoftTimer(seconds, () => {
+      this.#options.log.softTimeLimit(request, seconds)
+      running.abort(new SoftTimeLimitExceeded())
+    })
+  }
+
+  /** Hands over the outcome of a task, once. False when it had one already. */
+  #settle(running: RunningTask, settlement: Omit<Settlement, 'tag'>): boolean {
+    if (running.settled) return false
+    running.settled = true
+    this.#options.settler.settle({ tag: running.tag, ...settlement })
+    return true
+  }
+}
+
+function successOf(context: TaskContext, result: unknown): Omit<Settlement, 'tag'> {
+  const { request } = context
+  let text: string
+  try {
+    text = encodeJson(result, 'the result')
+  } catch (error) {
+    throw error instanceof CeleriacError ? new EncodeError(error) : error
+  }
+  const common = { outcome: outcomes.acknowledge, state: 'SUCCESS', result: text }
+  if (request.callbacks === null && request.chain === null) {
+    return { ...common, children: childrenOf(context), publish: context.outbox }
+  }
+  const followUp = runAsCurrentTask(context, () => afterSuccess(context, result))
+  if (context.task.options.trail ?? true) request.children.push(...followUp.children)
+  return { ...common, children: childrenOf(context), publish: [...context.outbox, ...followUp.messages] }
+}
+
+function failureOf(error: unknown, withTraceback = true): { state: string; result: string; traceback: string | null } {
+  return {
+    state: 'FAILURE',
+    result: encodeJson(exceptionDocument(error), 'error'),
+    traceback: withTraceback ? stackOf(error) : null,
+  }
+}
+
+function childrenOf({ request }: TaskContext): string {
+  const { children } = request
+  return children.length === 0 ? '[]' : encodeJson(children.map((child) => child.asTuple()), 'children')
+}
+
+function acksOnFailure({ conf }: Celery): boolean {
+  return conf.taskAcksOnFailure ?? conf.taskAcksOnFailureOrTimeout ?? true
+}
+
+/** What aborted APIs throw says nothing of why: the signal's reason does. */
+function reasonOf(error: unknown, running: RunningTask): unknown {
+  const reason = running.abortReason
+  return reason !== undefined && error instanceof Error && error.name === 'AbortError' ? reason : error
+}
