@@ -1,4 +1,5 @@
 import { flushLog, getLogger } from '../log/logger.ts'
+import { Deferred } from './deferred.ts'
 
 /** What a shutdown needs of its worker. */
 export interface Stoppable {
@@ -35,7 +36,7 @@ const log = getLogger('celery.worker')
 export class Shutdown {
   readonly #worker: Stoppable
   readonly #options: ShutdownOptions
-  readonly #ended = Promise.withResolvers<number>()
+  readonly #ended = new Deferred<number>()
   #stage: 'running' | 'warm' | 'soft' | 'cancelled' = 'running'
   #exitCode = 0
 
@@ -105,11 +106,11 @@ export class Shutdown {
     const { active } = this.#worker
     if (softTimeout > 0 && (active > 0 || softOnIdle)) {
       log.warning(`Initiating Soft Shutdown, terminating in ${softTimeout} seconds`)
-      const timer = Promise.withResolvers<void>()
-      const handle = setTimeout(timer.resolve, softTimeout * 1000)
+      const timer = new Deferred<void>()
+      const handle = setTimeout(() => timer.resolve(), softTimeout * 1000)
       // Nothing more is claimed meanwhile; once all is done there is nothing left to wait for.
-      const done = softOnIdle && active === 0 ? timer.promise : this.#worker.stop()
-      await Promise.race([timer.promise, done])
+      const stopped = this.#worker.stop().catch((error: unknown) => log.exception('soft shutdown failed', error))
+      await Promise.race([timer.promise, active === 0 ? timer.promise : stopped])
       clearTimeout(handle)
     }
     this.#stage = 'cancelled'

@@ -69,6 +69,7 @@ export class Worker {
   #consuming: Promise<void> | undefined
   #stopping: Promise<void> | undefined
   #ending: Promise<void> | undefined
+  #closing: Promise<void> | undefined
   #onShutdown: (() => void) | undefined
 
   constructor(app: Celery, options: WorkerOptions = {}, open: OpenWorker = openNativeWorker) {
@@ -190,7 +191,7 @@ export class Worker {
       await this.#pool.idle()
     } finally {
       this.#settler.flush()
-      await callAsync('worker.close', () => worker.close())
+      await this.#close(worker)
     }
   }
 
@@ -200,9 +201,14 @@ export class Worker {
     const stopping = callAsync('worker.stop', () => worker.stop())
     this.cancelActive()
     await withinDeadline(
-      stopping.then(() => callAsync('worker.close', () => worker.close())),
+      stopping.then(() => this.#close(worker)),
       CLOSE_DEADLINE_MS,
     )
+  }
+
+  #close(worker: NativeWorker): Promise<void> {
+    this.#closing ??= callAsync('worker.close', () => worker.close())
+    return this.#closing
   }
 
   #nativeOptions(): NativeWorkerOptions {
