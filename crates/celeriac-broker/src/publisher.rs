@@ -107,18 +107,10 @@ impl Publisher {
         timeout: Duration,
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> Self {
-        let shared = Arc::new(Shared {
-            buffer: Mutex::default(),
-            wake: Notify::new(),
-            idle: Notify::new(),
-            timeout,
-        });
-        let flusher = Flusher {
-            shared: Arc::clone(&shared),
-            transport,
-            declarations,
-            report: Box::new(report),
-        };
+        let shared =
+            Arc::new(Shared { buffer: Mutex::default(), wake: Notify::new(), idle: Notify::new(), timeout });
+        let flusher =
+            Flusher { shared: Arc::clone(&shared), transport, declarations, report: Box::new(report) };
         runtime.spawn(flusher.run());
         Self { shared }
     }
@@ -199,7 +191,10 @@ impl Flusher {
     }
 
     fn silent(&self) -> Error {
-        Error::BrokerUnavailable { url: self.transport.url().to_owned(), reason: "no answer in time".to_owned() }
+        Error::BrokerUnavailable {
+            url: self.transport.url().to_owned(),
+            reason: "no answer in time".to_owned(),
+        }
     }
 
     async fn write(&self, batch: &[Item]) -> Vec<Result<(), Arc<Error>>> {
