@@ -124,7 +124,7 @@ impl NativeResults {
         promise(env, async move {
             let mut meta = result_meta::decode(meta.as_bytes())?;
             if meta.date_done.is_none() && result_meta::is_ready(&meta.status) {
-                meta.date_done = Some(time::now());
+                meta.date_done = Some(time::format_timestamp(jiff::Timestamp::now()));
             }
             let request = StoreRequest { meta, expires: expires_ms.map(duration) };
             store.store(&[request]).await.into_iter().collect()
