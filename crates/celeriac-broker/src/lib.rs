@@ -3,6 +3,7 @@
 pub mod memory;
 pub mod publisher;
 pub mod redis;
+pub mod redis_result;
 pub mod redis_url;
 pub mod registry;
 pub mod sqlite;
