@@ -4,6 +4,8 @@ pub mod memory;
 pub mod producer;
 pub mod publisher;
 pub mod redis;
+pub mod redis_result;
+pub mod redis_url;
 pub mod registry;
 pub mod sqlite;
 pub mod transport;
