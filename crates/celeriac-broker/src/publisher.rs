@@ -12,7 +12,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::producer::Declarations;
+use crate::declare::Declarations;
+use crate::route::Route;
 use crate::transport::{Publication, Queue, Transport};
 
 /// The most messages of one write; more of them make it slower, not faster.
@@ -54,13 +55,46 @@ pub struct Report {
 
 type Reporter = Box<dyn Fn(Report) + Send + Sync>;
 
+/// What is published: a message, or a task call that is made into one when its turn comes.
+#[derive(Debug)]
+pub enum Payload {
+    /// A message, ready made.
+    Message(Publication),
+    /// A task call; all texts as in [`TaskCall`](crate::route::TaskCall).
+    Call {
+        /// Where it goes.
+        route: Arc<Route>,
+        /// The task's id.
+        task_id: String,
+        /// A JSON array in Python's sense.
+        args: String,
+        /// A JSON object in Python's sense.
+        kwargs: String,
+        /// See [`TaskOptions::from_json`](celeriac_protocol::task::TaskOptions::from_json).
+        options: Option<String>,
+    },
+}
+
+impl Payload {
+    /// The message; a call becomes one, once.
+    fn publication(&mut self) -> Result<&Publication> {
+        if let Self::Call { route, task_id, args, kwargs, options } = self {
+            *self = Self::Message(route.publication(task_id, args, kwargs, options.as_deref())?);
+        }
+        match self {
+            Self::Message(publication) => Ok(publication),
+            Self::Call { .. } => Err(Error::Internal("a task call was not made into a message".to_owned())),
+        }
+    }
+}
+
 /// One message waiting for its turn.
 #[derive(Debug)]
 pub struct Pending {
     /// By which the caller knows it in a [`Report`].
     pub call: u32,
     /// What is sent.
-    pub publication: Publication,
+    pub payload: Payload,
     /// The queue that must exist first.
     pub queue: Option<Arc<Queue>>,
     /// When it is tried again after a failure.
@@ -180,14 +214,35 @@ impl Flusher {
     /// Writes one batch and reports it; what may be tried again goes back to the front of the buffer, in order.
     /// Says how long to wait before the next write.
     async fn flush(&self, batch: Vec<Item>) -> Option<Duration> {
+        let (batch, publications) = self.build(batch);
         let Some(deadline) = batch.iter().map(|item| item.deadline).min() else { return None };
         // A message whose time is up gets one more try: the broker may have come back.
         let deadline = deadline.max(Instant::now() + Duration::from_millis(100));
-        let outcomes = match tokio::time::timeout_at(deadline, self.write(&batch)).await {
+        let outcomes = match tokio::time::timeout_at(deadline, self.write(&batch, &publications)).await {
             Ok(outcomes) => outcomes,
             Err(_) => batch.iter().map(|_| Err(Arc::new(self.silent()))).collect(),
         };
         self.sort(batch, outcomes)
+    }
+
+    /// Makes messages of calls; what cannot be one is reported as failed and left out.
+    fn build(&self, batch: Vec<Item>) -> (Vec<Item>, Vec<Publication>) {
+        let mut items = Vec::with_capacity(batch.len());
+        let mut publications = Vec::with_capacity(batch.len());
+        let mut failed = Vec::new();
+        for mut item in batch {
+            match item.pending.payload.publication() {
+                Ok(publication) => {
+                    publications.push(publication.clone());
+                    items.push(item);
+                }
+                Err(error) => failed.push((item.pending.call, Arc::new(error))),
+            }
+        }
+        if !failed.is_empty() {
+            (self.report)(Report { done: Vec::new(), failed });
+        }
+        (items, publications)
     }
 
     fn silent(&self) -> Error {
@@ -197,14 +252,13 @@ impl Flusher {
         }
     }
 
-    async fn write(&self, batch: &[Item]) -> Vec<Result<(), Arc<Error>>> {
+    async fn write(&self, batch: &[Item], publications: &[Publication]) -> Vec<Result<(), Arc<Error>>> {
         let queues = batch.iter().filter_map(|item| item.pending.queue.as_deref());
         if let Err(error) = self.declarations.ensure(queues).await {
             let error = Arc::new(error);
             return batch.iter().map(|_| Err(Arc::clone(&error))).collect();
         }
-        let publications: Vec<_> = batch.iter().map(|item| item.pending.publication.clone()).collect();
-        let outcomes = self.transport.publish(&publications).await;
+        let outcomes = self.transport.publish(publications).await;
         outcomes.into_iter().map(|outcome| outcome.map_err(Arc::new)).collect()
     }
 

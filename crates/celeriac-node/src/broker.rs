@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use celeriac_broker::producer::{Declarations, Producer, Route, TaskCall};
-use celeriac_broker::publisher::{Pending, Publisher, RetryPolicy};
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::producer::Producer;
+use celeriac_broker::publisher::{Publisher, RetryPolicy};
+use celeriac_broker::route::Route;
 use celeriac_broker::{Exchange, ExchangeType, Publication, Queue, Transport, TransportOptions};
 use celeriac_error::{Error, Result};
 use celeriac_protocol::task::TaskTemplate;
@@ -275,9 +277,7 @@ impl NativeBroker {
         kwargs: String,
         #[napi(ts_arg_type = "string | null")] options: Option<String>,
     ) -> napi::Result<()> {
-        let task =
-            TaskCall { route, task_id: &task_id, args: &args, kwargs: &kwargs, options: options.as_deref() };
-        self.producer.publish(call, &task).map_err(|error| to_js(env, &error))
+        self.producer.publish(call, route, task_id, args, kwargs, options).map_err(|error| to_js(env, &error))
     }
 
     /// Publishes any message: a command of remote control. `body`, `headers` and `properties` are JSON texts.
@@ -294,38 +294,34 @@ impl NativeBroker {
         headers: String,
         properties: String,
     ) -> napi::Result<()> {
-        let build = || {
-            Ok(Pending {
-                call,
-                publication: Publication {
-                    exchange: exchange.into(),
-                    exchange_type: exchange_type(&exchange_type_name)?,
-                    routing_key: routing_key.into(),
-                    message: Message {
-                        body: Bytes::from(body),
-                        content_type: "application/json".to_owned(),
-                        content_encoding: "utf-8".to_owned(),
-                        headers,
-                        properties: Properties {
-                            delivery_mode: Some(2),
-                            priority: Some(0),
-                            other: inside(&properties)?,
-                            ..Properties::default()
-                        },
+        let publication = || {
+            Ok(Publication {
+                exchange: exchange.into(),
+                exchange_type: exchange_type(&exchange_type_name)?,
+                routing_key: routing_key.into(),
+                message: Message {
+                    body: Bytes::from(body),
+                    content_type: "application/json".to_owned(),
+                    content_encoding: "utf-8".to_owned(),
+                    headers,
+                    properties: Properties {
+                        delivery_mode: Some(2),
+                        priority: Some(0),
+                        other: inside(&properties)?,
+                        ..Properties::default()
                     },
                 },
-                queue: None,
-                policy: Arc::new(RetryPolicy {
-                    retry: true,
-                    max_retries: None,
-                    interval_start: Duration::ZERO,
-                    interval_step: Duration::from_millis(200),
-                    interval_max: Duration::from_millis(200),
-                }),
             })
         };
-        build()
-            .and_then(|pending| self.producer.publish_message(pending))
+        let policy = Arc::new(RetryPolicy {
+            retry: true,
+            max_retries: None,
+            interval_start: Duration::ZERO,
+            interval_step: Duration::from_millis(200),
+            interval_max: Duration::from_millis(200),
+        });
+        publication()
+            .and_then(|publication| self.producer.publish_message(call, publication, policy))
             .map_err(|error: Error| to_js(env, &error))
     }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use celeriac_broker::producer::TaskCall;
+use celeriac_broker::route::TaskCall;
 use celeriac_broker::{Consumer, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement};
 use celeriac_error::{Error, Result};
 use celeriac_protocol::json;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use celeriac_broker::producer::{Declarations, Producer};
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::producer::Producer;
 use celeriac_broker::{Consumer, DeliveryTag, Transport};
 use celeriac_protocol::task::TaskRequest;
 use celeriac_result::ResultStore;

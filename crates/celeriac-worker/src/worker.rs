@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use celeriac_broker::producer::{Declarations, Producer};
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::producer::Producer;
 use celeriac_broker::{ConsumeOptions, Transport};
 use celeriac_error::{Error, Result};
 use celeriac_result::ResultStore;

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use celeriac_broker::producer::{Declarations, Producer, Route, TaskCall};
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::producer::Producer;
 use celeriac_broker::publisher::{Publisher, RetryPolicy};
+use celeriac_broker::route::{Route, TaskCall};
 use celeriac_broker::{ExchangeType, Publication, Queue, Transport, TransportOptions};
 use celeriac_protocol::task::TaskTemplate;
 use celeriac_protocol::{Message, TaskMeta};
