@@ -50,7 +50,11 @@ async function rust() {
   const count = (status) => tests.filter((test) => test.status === status).length
   const failed = count('failed')
   // A crash, or code that does not compile, fails although no test says so.
-  return { passed: count('passed'), failed: code !== 0 && failed === 0 ? 1 : failed, skipped: count('skipped') }
+  return {
+    passed: count('passed'),
+    failed: code !== 0 && failed === 0 ? 1 : failed,
+    skipped: count('skipped'),
+  }
 }
 
 /** The name of a vitest project, and what it needs. */
@@ -75,9 +79,13 @@ async function check(command, args) {
 }
 
 function printTable() {
-  console.log(`\n${'suite'.padEnd(14)}${'passed'.padStart(8)}${'failed'.padStart(8)}${'skipped'.padStart(9)}${'seconds'.padStart(9)}`)
+  console.log(
+    `\n${'suite'.padEnd(14)}${'passed'.padStart(8)}${'failed'.padStart(8)}${'skipped'.padStart(9)}${'seconds'.padStart(9)}`,
+  )
   for (const row of rows) {
-    const cells = [row.passed, row.failed, row.skipped].map((count, index) => String(count).padStart([8, 8, 9][index]))
+    const cells = [row.passed, row.failed, row.skipped].map((count, index) =>
+      String(count).padStart([8, 8, 9][index]),
+    )
     console.log(`${row.suite.padEnd(14)}${cells.join('')}${row.seconds.toFixed(0).padStart(9)}`)
   }
 }

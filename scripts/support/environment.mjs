@@ -11,7 +11,8 @@ import { fileURLToPath } from 'node:url'
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 
 /** Caches live outside of the clone, so that a fresh clone is built from them. */
-export const cache = process.env.CELERIAC_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'celeriac')
+export const cache =
+  process.env.CELERIAC_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'celeriac')
 
 export const environment = {
   ...process.env,
@@ -104,11 +105,15 @@ export async function installPackages() {
 
 /** Everything that the native binary is made of. */
 function nativeSources() {
-  const listed = spawnSync('git', ['ls-files', '-co', '--exclude-standard', 'Cargo.toml', 'Cargo.lock', 'crates'], {
-    cwd: root,
-    encoding: 'utf8',
-    maxBuffer: 1 << 26,
-  })
+  const listed = spawnSync(
+    'git',
+    ['ls-files', '-co', '--exclude-standard', 'Cargo.toml', 'Cargo.lock', 'crates'],
+    {
+      cwd: root,
+      encoding: 'utf8',
+      maxBuffer: 1 << 26,
+    },
+  )
   const files = listed.status === 0 ? listed.stdout.split('\n').filter(Boolean) : []
   return files.filter((file) => !file.includes('/tests/') && existsSync(join(root, file)))
 }
@@ -141,7 +146,8 @@ function hasBinary() {
 export async function pythonWithCelery() {
   const requirements = ['celery[redis,sqlalchemy]==5.7.0', 'kombu==5.7.0']
   const python = which('python3')
-  if (python === undefined) throw new Problem('python3 is missing. Install it with: apt-get install -y python3 python3-venv')
+  if (python === undefined)
+    throw new Problem('python3 is missing. Install it with: apt-get install -y python3 python3-venv')
   const version = (await must('Asking Python for its version', python, ['-V'], { show: false })).trim()
   const folder = join(cache, `python-${digest(version, ...requirements)}`)
   const interpreter = join(folder, 'bin', 'python')
@@ -150,7 +156,9 @@ export async function pythonWithCelery() {
   mkdirSync(cache, { recursive: true })
   rmSync(folder, { recursive: true, force: true })
   await must('Making a Python environment', python, ['-m', 'venv', folder], { show: false })
-  await must('Installing Celery', interpreter, ['-m', 'pip', 'install', '--quiet', ...requirements], { show: false })
+  await must('Installing Celery', interpreter, ['-m', 'pip', 'install', '--quiet', ...requirements], {
+    show: false,
+  })
   writeFileSync(join(folder, '.complete'), requirements.join('\n'))
   return interpreter
 }
