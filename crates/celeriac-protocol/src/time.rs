@@ -2,6 +2,8 @@
 //!
 //! Source of the rules: `celery.utils.time.maybe_iso8601`, which is `dateutil.parser.isoparse`.
 
+use std::fmt::Write as _;
+
 use celeriac_error::{Error, Result};
 use jiff::civil::{Date, DateTime, ISOWeekDate, Time, Weekday};
 use jiff::tz::Offset;
@@ -38,7 +40,8 @@ pub fn format_timestamp(timestamp: Timestamp) -> String {
     );
     let microseconds = civil.subsec_nanosecond() / 1000;
     if microseconds != 0 {
-        text.push_str(&format!(".{microseconds:06}"));
+        // Writing to a string cannot fail.
+        let _ = write!(text, ".{microseconds:06}");
     }
     text.push_str("+00:00");
     text

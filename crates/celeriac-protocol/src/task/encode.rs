@@ -68,6 +68,11 @@ fn representation<'a>(
         check(name, json, first)?;
         return Ok(Cow::Borrowed(given));
     }
+    match json {
+        "{}" if first == b'{' => return Ok(Cow::Borrowed("{}")),
+        "[]" if first == b'[' => return Ok(Cow::Borrowed("()")),
+        _ => {}
+    }
     // What is too deep to be printed is not looked into; too deep to be read it may be all the same.
     let may_be_too_deep = memchr2_iter(b'[', b'{', json.as_bytes()).nth(usize::from(MAX_DEPTH)).is_some();
     if may_be_too_deep || first_byte(json) != Some(first) {

@@ -41,7 +41,7 @@ impl TaskOptions {
                 "priority" => options.priority = value.integer()?,
                 "delivery_mode" => options.delivery_mode = value.integer()?,
                 "replaced_task_nesting" => {
-                    options.replaced_task_nesting = value.integer()?.unwrap_or_default()
+                    options.replaced_task_nesting = value.integer()?.unwrap_or_default();
                 }
                 "argsrepr" => options.argsrepr = value.string()?,
                 "kwargsrepr" => options.kwargsrepr = value.string()?,
