@@ -80,7 +80,7 @@ fn push_properties(out: &mut String, properties: &Properties) {
 /// absent (the body is then plain text).
 ///
 /// # Errors
-/// [`Error::Decode`](celeriac_error::Error::Decode) for anything that is not such an envelope: the caller keeps
+/// [`Error::Decode`] for anything that is not such an envelope: the caller keeps
 /// the original bytes.
 pub fn decode(raw: &[u8]) -> Result<Message> {
     let mut body = None;

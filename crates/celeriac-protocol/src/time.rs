@@ -16,7 +16,7 @@ use jiff::{Timestamp, ToSpan};
 /// may be missing), `24:00` included; then `Z`, `±hh`, `±hh:mm` or `±hhmm`.
 ///
 /// # Errors
-/// [`Error::Decode`](celeriac_error::Error::Decode) when it is none of these or there is no such day.
+/// [`Error::Decode`] when it is none of these or there is no such day.
 pub fn parse_datetime(text: &str) -> Result<Timestamp> {
     let wrong = || Error::Decode { reason: format!("`{text}` is no ISO 8601 date and time") };
     let (civil, offset) = parse_civil(text).ok_or_else(wrong)?;

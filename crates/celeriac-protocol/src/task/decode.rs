@@ -22,9 +22,9 @@ impl TaskRequest {
     /// Tags inside the arguments are not looked at: [`to_javascript`](crate::json::to_javascript) does that.
     ///
     /// # Errors
-    /// - [`Error::ContentDisallowed`](celeriac_error::Error::ContentDisallowed): the content type is not accepted;
-    /// - [`Error::Decode`](celeriac_error::Error::Decode): the body is not what the content type says;
-    /// - [`Error::InvalidTask`](celeriac_error::Error::InvalidTask): no task message, or a field of a wrong type.
+    /// - [`Error::ContentDisallowed`]: the content type is not accepted;
+    /// - [`Error::Decode`]: the body is not what the content type says;
+    /// - [`Error::InvalidTask`]: no task message, or a field of a wrong type.
     pub fn decode(message: &Message, accept: &[String]) -> Result<Self> {
         let headers = match message.headers.as_str() {
             "" => Vec::new(),

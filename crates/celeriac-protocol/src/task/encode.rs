@@ -24,7 +24,7 @@ use crate::{DeliveryInfo, Message, Properties};
 /// the properties when they are given as options, and a `correlation_id` among the properties replaces the task id.
 ///
 /// # Errors
-/// [`Error::Encode`](celeriac_error::Error::Encode) when a text is not JSON of the expected kind.
+/// [`Error::Encode`] when a text is not JSON of the expected kind.
 pub fn encode(
     template: &TaskTemplate,
     task_id: &str,

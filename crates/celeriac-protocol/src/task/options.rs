@@ -14,7 +14,7 @@ impl TaskOptions {
     /// Null is the same as leaving a key out, except for `ignore_result`.
     ///
     /// # Errors
-    /// [`Error::Encode`](celeriac_error::Error::Encode) names the key that is wrong.
+    /// [`Error::Encode`] names the key that is wrong.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut options = Self::default();
         if text == "{}" {
