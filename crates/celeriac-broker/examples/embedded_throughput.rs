@@ -1,4 +1,4 @@
-//! How many tasks per second pass through an SQLite file from one process to another, and how soon one is picked up.
+//! How many tasks per second pass through an `SQLite` file from one process to another, and how soon one is picked up.
 //!
 //! `cargo run -p celeriac-broker --example embedded_throughput [-- TASKS]`
 
@@ -23,11 +23,10 @@ const TIMED: usize = 200;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [role, url, count] = arguments.as_slice() {
-        if role == "produce" {
+    if let [role, url, count] = arguments.as_slice()
+        && role == "produce" {
             return produce(url, count.parse()?).await;
         }
-    }
     let count: usize = arguments.first().map_or(Ok(50_000), |count| count.parse())?;
     let folder = std::env::temp_dir().join(format!("celeriac-throughput-{}", std::process::id()));
     std::fs::create_dir(&folder)?;

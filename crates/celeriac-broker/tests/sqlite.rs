@@ -1,4 +1,4 @@
-//! The transport contract on an SQLite file, and what is special about it.
+//! The transport contract on an `SQLite` file, and what is special about it.
 
 mod support;
 
@@ -19,7 +19,7 @@ celeriac_testkit::transport_contract!(contract, async {
 const LEASE: Duration = Duration::from_secs(30);
 const SHORT_LEASE: Duration = Duration::from_secs(1);
 
-/// What kombu's own SQLAlchemy transport creates and writes.
+/// What kombu's own `SQLAlchemy` transport creates and writes.
 fn golden() -> serde_json::Value {
     let text = include_str!("../../celeriac-protocol/tests/golden/transport_sqlalchemy.json");
     serde_json::from_str(text).unwrap()

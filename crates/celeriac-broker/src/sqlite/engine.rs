@@ -152,7 +152,7 @@ impl Engine {
         work: impl FnMut(&mut Session) -> rusqlite::Result<()> + Send + 'static,
     ) {
         let (reply, _) = oneshot::channel();
-        let call = Call { writes: true, work, value: None, after: |_: &()| (), reply };
+        let call = Call { writes: true, work, value: None, after: |(): &()| (), reply };
         // Nobody is left to be told; the lease ends what this would have ended.
         let _ = self.send(Request::Do(Box::new(call)));
     }
@@ -175,6 +175,9 @@ impl Drop for Engine {
         let _ = sender.send(Request::Shutdown(None));
     }
 }
+
+/// Who claimed, under which name, and what.
+type Claim = (Arc<ConsumerState>, i64, Vec<Claimed>);
 
 struct Thread {
     location: Arc<Location>,
@@ -284,7 +287,9 @@ impl Thread {
             if let Some(reply) = shutdown {
                 self.watch = None;
                 self.session = None;
-                drop(reply.map(|reply| reply.send(())));
+                if let Some(reply) = reply {
+                    let _ = reply.send(());
+                }
                 return;
             }
             self.look_after_leases();
@@ -413,7 +418,7 @@ impl Thread {
         jobs: &mut [Box<dyn Job>],
         fresh: bool,
         looking: bool,
-    ) -> rusqlite::Result<Vec<(Arc<ConsumerState>, i64, Vec<Claimed>)>> {
+    ) -> rusqlite::Result<Vec<Claim>> {
         let has_listeners = !self.listeners.is_empty();
         let seen_version = self.seen_version;
         self.session()?;

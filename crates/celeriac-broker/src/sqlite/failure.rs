@@ -1,4 +1,4 @@
-//! What SQLite reports, as errors that name the file and what to do.
+//! What `SQLite` reports, as errors that name the file and what to do.
 
 use rusqlite::ErrorCode;
 

@@ -1,4 +1,4 @@
-//! A broker in one SQLite file, for several processes and without a server: the tables of
+//! A broker in one `SQLite` file, for several processes and without a server: the tables of
 //! `kombu.transport.sqlalchemy`, so that Python joins in with the same URL.
 //!
 //! kombu takes a message by `visible = 0` and its ack touches nothing, so a row that is done and a row that is lost
@@ -35,6 +35,7 @@ pub(crate) const SCHEMES: &[&str] = &["sqla+sqlite", "sqlalchemy+sqlite"];
 
 /// Options: `synchronous` (off, normal, full, extra; normal), `busy_timeout` (seconds; 5), and kombu's
 /// `queue_tablename` and `message_tablename`.
+#[allow(clippy::needless_pass_by_value, reason = "the registry's signature")]
 pub(crate) fn open(url: &str, options: TransportOptions) -> Result<Arc<dyn Transport>> {
     let engine = Engine::start(Location::parse(url, &options)?)?;
     Ok(Arc::new(SqliteTransport { engine, consumers: Mutex::default() }))

@@ -107,7 +107,7 @@ pub(super) fn set_busy_deadline(deadline: Instant) {
     BUSY_DEADLINE.set(Some(deadline));
 }
 
-/// Waits a little, and longer each time up to two milliseconds: SQLite's own handler soon waits for a tenth of a
+/// Waits a little, and longer each time up to two milliseconds: `SQLite`'s own handler soon waits for a tenth of a
 /// second, which is thousands of messages.
 fn wait_for_lock(attempt: i32) -> bool {
     if BUSY_DEADLINE.get().is_none_or(|deadline| Instant::now() >= deadline) {
@@ -224,9 +224,7 @@ impl Session {
         }
         let pairs = |sql: &str| -> Result<Vec<(String, String)>> {
             let mut statement = self.connection.prepare_cached(sql)?;
-            let rows =
-                statement.query_map([&*outgoing.exchange], |row| Ok((row.get(0)?, row.get(1)?)))?.collect();
-            rows
+            statement.query_map([&*outgoing.exchange], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         };
         let table = pairs(&self.sql.bindings)?;
         let table = table.iter().map(|(key, queue)| (key.as_str(), queue.as_str()));
@@ -272,11 +270,10 @@ impl Session {
     /// Whether a claim on these queues would find anything.
     pub(super) fn has_waiting(&mut self, queues: &[Arc<str>]) -> Result<bool> {
         for queue in queues {
-            if let Some(id) = self.find_queue(queue)? {
-                if self.number(&self.sql.has_waiting, [id])? != 0 {
+            if let Some(id) = self.find_queue(queue)?
+                && self.number(&self.sql.has_waiting, [id])? != 0 {
                     return Ok(true);
                 }
-            }
         }
         Ok(false)
     }
@@ -298,7 +295,7 @@ impl Session {
         let mut lease = self.connection.prepare_cached(&self.sql.add_lease)?;
         let mut claimed = Vec::with_capacity(waiting.len());
         for (_, index, message_id) in waiting {
-            let payload = take.query_row([message_id], |row| bytes(row.get_ref(0)?))?;
+            let payload = take.query_row([message_id], |row| Ok(bytes(row.get_ref(0)?)))?;
             lease.execute([message_id, holder])?;
             claimed.push(Claimed { message_id, queue: Arc::clone(&queues[index]), payload });
         }
@@ -354,7 +351,7 @@ impl Session {
     pub(super) fn end_holder(&mut self, holder: i64) -> Result<()> {
         let left = {
             let mut statement = self.connection.prepare_cached(&self.sql.leased_by)?;
-            let rows = statement.query_map([holder], |row| Ok((row.get(0)?, bytes(row.get_ref(1)?)?)))?;
+            let rows = statement.query_map([holder], |row| Ok((row.get(0)?, bytes(row.get_ref(1)?))))?;
             rows.collect::<Result<Vec<(i64, Bytes)>>>()?
         };
         for (message_id, payload) in left {
@@ -369,8 +366,7 @@ impl Session {
 
     pub(super) fn expired_holders(&self) -> Result<Vec<i64>> {
         let mut statement = self.connection.prepare_cached(&self.sql.expired_holders)?;
-        let holders = statement.query_map([now_ms()], |row| row.get(0))?.collect();
-        holders
+        statement.query_map([now_ms()], |row| row.get(0))?.collect()
     }
 
     /// From here on the holder hears what is sent to the exchange; gives the last broadcast before that.
@@ -390,17 +386,16 @@ impl Session {
 
     pub(super) fn broadcasts_after(&self, last: i64) -> Result<Vec<Heard>> {
         let mut statement = self.connection.prepare_cached(&self.sql.next_fanout)?;
-        let heard = statement
+        statement
             .query_map([last], |row| {
                 Ok(Heard {
                     id: row.get(0)?,
                     exchange: row.get(1)?,
                     routing_key: row.get(2)?,
-                    payload: bytes(row.get_ref(3)?)?,
+                    payload: bytes(row.get_ref(3)?),
                 })
             })?
-            .collect();
-        heard
+            .collect()
     }
 
     pub(super) fn count_waiting(&self, queue: &str) -> Result<u64> {
@@ -414,7 +409,7 @@ impl Session {
     pub(super) fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {
         let page = [i64::try_from(limit).unwrap_or(i64::MAX), i64::try_from(offset).unwrap_or(i64::MAX)];
         let mut statement = self.connection.prepare_cached(&self.sql.dead_letters)?;
-        let letters = statement
+        statement
             .query_map(page, |row| {
                 Ok(DeadLetter {
                     id: row.get::<_, i64>(0)?.to_string(),
@@ -422,11 +417,10 @@ impl Session {
                     reason: row.get(2)?,
                     detail: row.get(3)?,
                     at_ms: row.get::<_, i64>(4)? as u64,
-                    raw: bytes(row.get_ref(5)?)?,
+                    raw: bytes(row.get_ref(5)?),
                 })
             })?
-            .collect();
-        letters
+            .collect()
     }
 }
 
@@ -438,13 +432,13 @@ fn priority_timestamp(priority: u8) -> Option<String> {
 }
 
 /// Whatever storage class the column has: a foreign program may have written a blob, or a number.
-fn bytes(value: ValueRef<'_>) -> Result<Bytes> {
-    Ok(match value {
+fn bytes(value: ValueRef<'_>) -> Bytes {
+    match value {
         ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Bytes::copy_from_slice(bytes),
         ValueRef::Integer(number) => number.to_string().into(),
         ValueRef::Real(number) => number.to_string().into(),
         ValueRef::Null => Bytes::new(),
-    })
+    }
 }
 
 /// For the `payload` column, which Python reads as text.
