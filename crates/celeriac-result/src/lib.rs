@@ -5,6 +5,7 @@ pub mod redis;
 pub mod registry;
 pub mod sqlite;
 pub mod store;
+mod waiters;
 
 pub use registry::{StoreOptions, open, schemes};
 pub use store::{ResultStore, StoreRequest};

@@ -1,0 +1,1 @@
+export { CeleriacError, type CeleriacErrorCode } from './lib/errors.ts'
