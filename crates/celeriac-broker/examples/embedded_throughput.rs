@@ -24,9 +24,10 @@ const TIMED: usize = 200;
 async fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [role, url, count] = arguments.as_slice()
-        && role == "produce" {
-            return produce(url, count.parse()?).await;
-        }
+        && role == "produce"
+    {
+        return produce(url, count.parse()?).await;
+    }
     let count: usize = arguments.first().map_or(Ok(50_000), |count| count.parse())?;
     let folder = std::env::temp_dir().join(format!("celeriac-throughput-{}", std::process::id()));
     std::fs::create_dir(&folder)?;

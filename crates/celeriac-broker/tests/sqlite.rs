@@ -1,5 +1,8 @@
 //! The transport contract on an `SQLite` file, and what is special about it.
 
+// Helpers are not inside a test function, where clippy would allow it.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;
@@ -330,6 +333,18 @@ async fn a_file_that_goes_while_it_is_open_is_made_anew() {
     assert_eq!(settle(&consumer, gone.tag, Outcome::Ack).await.unwrap(), Settled::Lost);
     assert_eq!(settle(&consumer, came[0].tag, Outcome::Ack).await.unwrap(), Settled::Done);
     assert!(folder.path("broker.db").exists());
+}
+
+#[tokio::test]
+async fn a_file_that_is_polled_wakes_a_waiting_receive_too() {
+    let folder = Folder::new();
+    let polling = open_with(&folder.url("broker.db"), serde_json::json!({ "polling_interval": 0.02 }));
+    let other = open(&folder.url("broker.db"));
+    let consumer = consume(&polling, &["q"], LEASE).await;
+    let waiting = tokio::spawn(async move { consumer.receive(1).await.map(|batch| bodies(&batch)) });
+    other.connect().await.unwrap();
+    publish(&other, &[to("q", "x")]).await;
+    assert_eq!(within(waiting).await.unwrap().unwrap(), ["x"]);
 }
 
 #[tokio::test]

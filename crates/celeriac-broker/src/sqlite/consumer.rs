@@ -91,10 +91,11 @@ impl ConsumerState {
         // The queue that was taken from last is asked last next time, as kombu's `round_robin_cycle` does, so that a
         // full queue starves no other.
         if let Some(last) = claimed.last()
-            && let Some(index) = inner.queues.iter().position(|queue| *queue == last.queue) {
-                let queue = inner.queues.remove(index);
-                inner.queues.push(queue);
-            }
+            && let Some(index) = inner.queues.iter().position(|queue| *queue == last.queue)
+        {
+            let queue = inner.queues.remove(index);
+            inner.queues.push(queue);
+        }
         for Claimed { message_id, queue, payload } in claimed {
             inner.last_tag += 1;
             let tag = inner.last_tag;

@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::registry::TransportOptions;
 
+/// As long as Python's sqlite3 waits.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Everything that is known before the file is opened.
 #[derive(Clone, Debug)]
 pub(super) struct Location {
@@ -19,6 +22,8 @@ pub(super) struct Location {
     pub(super) synchronous: &'static str,
     /// How long another process may hold the lock before it is an error.
     pub(super) busy_timeout: Duration,
+    /// kombu's option of the same name: look this often instead of watching the file.
+    pub(super) polling_interval: Option<Duration>,
     /// kombu's option of the same name.
     pub(super) queue_table: String,
     /// kombu's option of the same name.
@@ -42,7 +47,8 @@ impl Location {
             url: url.to_owned(),
             path,
             synchronous: synchronous(options.options.get("synchronous"))?,
-            busy_timeout: busy_timeout(options.options.get("busy_timeout"))?,
+            busy_timeout: seconds(options, "busy_timeout")?.unwrap_or(BUSY_TIMEOUT),
+            polling_interval: seconds(options, "polling_interval")?,
             queue_table: table("queue_tablename", options.options.get("queue_tablename"), "kombu_queue")?,
             message_table: table(
                 "message_tablename",
@@ -74,14 +80,13 @@ fn synchronous(value: Option<&Value>) -> Result<&'static str> {
     })
 }
 
-fn busy_timeout(value: Option<&Value>) -> Result<Duration> {
-    let Some(value) = value else { return Ok(Duration::from_secs(5)) };
+fn seconds(options: &TransportOptions, option: &str) -> Result<Option<Duration>> {
+    let Some(value) = options.options.get(option) else { return Ok(None) };
     let seconds = value.as_f64().or_else(|| value.as_str()?.parse().ok());
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
-        Error::InvalidArgument {
-            what: "broker_transport_options.busy_timeout".to_owned(),
-            reason: format!("{value} is not a number of seconds"),
-        }
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.map(Some).ok_or_else(|| Error::InvalidArgument {
+        what: format!("broker_transport_options.{option}"),
+        reason: format!("{value} is not a number of seconds"),
     })
 }
 

@@ -12,6 +12,7 @@ mod location;
 mod schema;
 mod session;
 mod subscription;
+mod thread;
 mod watch;
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -34,7 +35,8 @@ use crate::transport::{
 pub(crate) const SCHEMES: &[&str] = &["sqla+sqlite", "sqlalchemy+sqlite"];
 
 /// Options: `synchronous` (off, normal, full, extra; normal), `busy_timeout` (seconds; 5), and kombu's
-/// `queue_tablename` and `message_tablename`.
+/// `queue_tablename`, `message_tablename` and `polling_interval` (seconds; where it is given the file is looked at that
+/// often instead of being watched, which file systems shared over a network need).
 #[allow(clippy::needless_pass_by_value, reason = "the registry's signature")]
 pub(crate) fn open(url: &str, options: TransportOptions) -> Result<Arc<dyn Transport>> {
     let engine = Engine::start(Location::parse(url, &options)?)?;

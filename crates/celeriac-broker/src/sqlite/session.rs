@@ -271,9 +271,10 @@ impl Session {
     pub(super) fn has_waiting(&mut self, queues: &[Arc<str>]) -> Result<bool> {
         for queue in queues {
             if let Some(id) = self.find_queue(queue)?
-                && self.number(&self.sql.has_waiting, [id])? != 0 {
-                    return Ok(true);
-                }
+                && self.number(&self.sql.has_waiting, [id])? != 0
+            {
+                return Ok(true);
+            }
         }
         Ok(false)
     }
