@@ -33,7 +33,9 @@ end
 /// ever, as in Celery.
 pub fn lifetime_ms(expires: Option<std::time::Duration>) -> u64 {
     match expires {
-        Some(expires) if !expires.is_zero() => u64::try_from(expires.as_millis()).unwrap_or(u64::MAX).clamp(1, FOREVER),
+        Some(expires) if !expires.is_zero() => {
+            u64::try_from(expires.as_millis()).unwrap_or(u64::MAX).clamp(1, FOREVER)
+        }
         _ => 0,
     }
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use celeriac_error::{Error, Result};
 use celeriac_protocol::TaskMeta;
-use celeriac_protocol::json::{object_members, push_string};
+use celeriac_protocol::json::{object_members, push_string, to_javascript};
 use celeriac_protocol::result_meta::ExtendedMeta;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -52,45 +52,40 @@ impl Columns {
 /// Reads a row of [`COLUMNS`]. The inner error is about this document only.
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<(String, Result<TaskMeta>)> {
     let task_id: String = row.get(0)?;
-    let meta = Ok(()).and_then(|()| {
-        let status = text(row, 1)?.unwrap_or_else(|| "PENDING".to_owned());
-        let result_json = json(row, 2).map_err(|error| undecodable(&task_id, &status, &error))?;
-        let extended = ExtendedMeta {
-            name: text(row, 6)?,
-            args_json: json(row, 7)?.unwrap_or_else(null),
-            kwargs_json: json(row, 8)?.unwrap_or_else(null),
-            worker: text(row, 9)?,
-            retries: row.get::<_, Option<u32>>(10).map_err(wrong)?.unwrap_or_default(),
-            queue: text(row, 11)?,
-            stamps_json: json(row, 12)?.map(|json| stamps_from_sql(&json)).transpose()?.unwrap_or_default(),
-        };
-        let is_extended = (6..=12).any(|column| !matches!(row.get_ref(column), Ok(ValueRef::Null)));
-        Ok(TaskMeta {
-            task_id: task_id.clone(),
-            status,
-            result_json: result_json.unwrap_or_else(null),
-            traceback: text(row, 4)?,
-            children_json: json(row, 5)?.unwrap_or_else(null),
-            date_done: text(row, 3)?.map(|date| date_from_sql(&date)),
-            group_id: None,
-            parent_id: None,
-            extended: is_extended.then(|| Box::new(extended)),
-        })
-    });
+    let status = row.get::<_, Option<String>>(1)?.unwrap_or_else(|| "PENDING".to_owned());
+    let meta =
+        read_meta(row, &task_id, &status).map_err(|error| crate::of_task(&task_id, Some(&status), error));
     Ok((task_id, meta))
 }
 
-fn null() -> String {
-    "null".to_owned()
+fn read_meta(row: &Row<'_>, task_id: &str, status: &str) -> Result<TaskMeta> {
+    let null = || "null".to_owned();
+    let result_json = json(row, 2)?.unwrap_or_else(null);
+    let extended = ExtendedMeta {
+        name: text(row, 6)?,
+        args_json: json(row, 7)?.unwrap_or_else(null),
+        kwargs_json: json(row, 8)?.unwrap_or_else(null),
+        worker: text(row, 9)?,
+        retries: row.get::<_, Option<u32>>(10).map_err(wrong)?.unwrap_or_default(),
+        queue: text(row, 11)?,
+        stamps_json: json(row, 12)?.map(|json| stamps_from_sql(&json)).transpose()?.unwrap_or_default(),
+    };
+    let is_extended = (6..=12).any(|column| !matches!(row.get_ref(column), Ok(ValueRef::Null)));
+    Ok(TaskMeta {
+        task_id: task_id.to_owned(),
+        status: status.to_owned(),
+        result_json,
+        traceback: text(row, 4)?,
+        children_json: json(row, 5)?.unwrap_or_else(null),
+        date_done: text(row, 3)?.map(|date| date_from_sql(&date)),
+        group_id: None,
+        parent_id: None,
+        extended: is_extended.then(|| Box::new(extended)),
+    })
 }
 
 fn wrong(error: rusqlite::Error) -> Error {
-    Error::Decode { reason: format!("a row of the result table: {error}") }
-}
-
-fn undecodable(task_id: &str, status: &str, error: &Error) -> Error {
-    let reason = format!("the result of task {task_id}, which is in state {status}: {error}");
-    Error::Decode { reason }
+    Error::Decode { reason: error.to_string() }
 }
 
 fn text(row: &Row<'_>, column: usize) -> Result<Option<String>> {
@@ -104,19 +99,18 @@ fn json(row: &Row<'_>, column: usize) -> Result<Option<String>> {
         ValueRef::Blob(bytes) | ValueRef::Text(bytes) => bytes,
         other => return Err(Error::Decode { reason: format!("a {} instead of bytes", other.data_type()) }),
     };
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(Some(text.to_owned())),
-        // Until Celery 5.6 the result was always a pickle. It may hold anything, so it is not opened.
-        Err(_) if bytes.first() == Some(&0x80) => {
-            let reason = "it is a Python pickle, which is not read: set result_serializer to json in the Python \
-                          workers (Celery 5.7 or later honours it in this backend)";
-            Err(Error::Decode { reason: reason.to_owned() })
-        }
-        Err(_) => {
-            let reason = "it is not JSON: set result_serializer to json in all workers";
-            Err(Error::Decode { reason: reason.to_owned() })
-        }
+    // Until Celery 5.6 the result was always a pickle. It may hold anything, so it is not opened.
+    if bytes.first() == Some(&0x80) {
+        let reason = "it is a Python pickle, which is not read: set result_serializer to json in the Python workers \
+                      (this backend of Celery honours it since 5.7)";
+        return Err(Error::Decode { reason: reason.to_owned() });
     }
+    let not_json = |error: &dyn std::fmt::Display| Error::Decode {
+        reason: format!("it is no JSON ({error}): set result_serializer to json in all workers"),
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| not_json(&error))?;
+    to_javascript(bytes).map_err(|error| not_json(&error))?;
+    Ok(Some(text.to_owned()))
 }
 
 /// The time as SQLAlchemy keeps it: UTC without saying so, always with microseconds.
