@@ -122,6 +122,15 @@ pub(crate) fn expect_kind(text: &str, first: u8) -> Result<()> {
     Source::of(text).validate()
 }
 
+/// Fails for a container that lies in more others than [`MAX_DEPTH`]. The parser allows that many to one that is
+/// empty, and none to others; where it is not asked, the difference does not matter.
+pub(crate) fn check_depth(depth: usize) -> Result<()> {
+    if depth <= usize::from(MAX_DEPTH) {
+        return Ok(());
+    }
+    Err(Error::Decode { reason: format!("the JSON nests deeper than {MAX_DEPTH} levels") })
+}
+
 /// The first byte that is not white space: it tells what kind of value a JSON text is.
 pub(crate) fn first_byte(text: &str) -> Option<u8> {
     text.bytes().find(|byte| !matches!(byte, b' ' | b'\t' | b'\r' | b'\n'))

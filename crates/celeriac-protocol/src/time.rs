@@ -179,6 +179,7 @@ fn number(text: &str, at: usize, digits: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
