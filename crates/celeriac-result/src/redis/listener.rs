@@ -8,7 +8,7 @@ use ::redis::aio::{PubSub, PubSubSink, PubSubStream};
 use ::redis::{Client, ErrorKind, RedisError, RedisResult};
 use celeriac_broker::redis_url::{RedisRole, RedisUrl};
 use celeriac_error::Error;
-use celeriac_protocol::result_meta::{self, is_ready};
+use celeriac_protocol::result_meta::is_ready;
 use futures_util::StreamExt;
 
 use super::Keys;
@@ -170,13 +170,10 @@ impl Listener {
         if !self.waiters.awaits(task_id) {
             return;
         }
-        match result_meta::decode(document) {
+        match super::decode(task_id, document) {
             Ok(meta) if is_ready(&meta.status) => self.waiters.resolve(task_id, &meta),
             Ok(_) => {}
-            Err(error) => {
-                let reason = format!("the result of task {task_id}: {error}");
-                self.waiters.fail(task_id, || Error::Decode { reason: reason.clone() });
-            }
+            Err(error) => self.waiters.fail(task_id, || error.clone()),
         }
     }
 }

@@ -263,8 +263,7 @@ async fn read_documents(commands: &Commands, keys: &Keys, task_ids: &[&str]) -> 
 }
 
 fn decode(task_id: &str, document: &[u8]) -> Result<TaskMeta> {
-    result_meta::decode(document)
-        .map_err(|error| Error::Decode { reason: format!("the result of task {task_id}: {error}") })
+    result_meta::decode(document).map_err(|error| crate::of_task(task_id, None, error))
 }
 
 fn too_large(task_id: &str) -> Error {
