@@ -1,4 +1,4 @@
-//! Several processes on one SQLite file, some of which are killed.
+//! Several processes on one `SQLite` file, some of which are killed.
 
 // Helpers are not inside a test function, where clippy would allow it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
