@@ -1,5 +1,8 @@
 //! The contract on an SQLite file, and what is SQLAlchemy's own: tables, columns, old files.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -226,7 +229,7 @@ async fn a_table_of_an_older_celery_gets_the_missing_columns() {
         .unwrap();
     let store = open(&place).await;
     let mut new = success("new", "8");
-    new.children_json = r#"[[["child", null], null]]"#.to_owned();
+    r#"[[["child", null], null]]"#.clone_into(&mut new.children_json);
     store_all(&*store, vec![request(new.clone())]).await;
     assert_eq!(store.get(&["old", "new"]).await.unwrap(), [Some(success("old", "7")), Some(new)]);
 }

@@ -62,15 +62,12 @@ impl Listener {
                 failures = 0;
             }
             let error = self.url.error(RedisRole::ResultStore, &lost);
-            match self.retry.delay(failures).filter(|_| error.is_transient()) {
-                Some(delay) => {
-                    failures += 1;
-                    tokio::time::sleep(delay).await;
-                }
-                None => {
-                    failures = 0;
-                    self.waiters.fail_all(|| self.url.error(RedisRole::ResultStore, &lost));
-                }
+            if let Some(delay) = self.retry.delay(failures).filter(|_| error.is_transient()) {
+                failures += 1;
+                tokio::time::sleep(delay).await;
+            } else {
+                failures = 0;
+                self.waiters.fail_all(|| error.clone());
             }
         }
     }

@@ -54,7 +54,7 @@ return outcomes"
 });
 
 /// Opens a store; nothing is connected yet.
-pub(crate) fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn ResultStore>> {
+pub(crate) fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn ResultStore>> {
     let url = Arc::new(RedisUrl::parse(url, &options.options)?);
     let Options { key_prefix, retry, connect_timeout, health_check } =
         Options::read(&url, options.connect_timeout)?;

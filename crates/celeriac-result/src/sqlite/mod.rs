@@ -30,7 +30,7 @@ use crate::waiters::{WHAT, Waiters};
 pub(crate) const SCHEMES: &[&str] = &["db+sqlite", "database+sqlite"];
 
 /// Opens a store; the file is opened with the first call.
-pub(crate) fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn ResultStore>> {
+pub(crate) fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn ResultStore>> {
     let location = Arc::new(Location::parse(url, &options.options)?);
     let waiters = Arc::new(Waiters::tracking());
     let woken = Arc::new(AtomicBool::new(false));

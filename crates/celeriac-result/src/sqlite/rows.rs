@@ -84,6 +84,7 @@ fn read_meta(row: &Row<'_>, task_id: &str, status: &str) -> Result<TaskMeta> {
     })
 }
 
+#[allow(clippy::needless_pass_by_value)] // For `map_err`.
 fn wrong(error: rusqlite::Error) -> Error {
     Error::Decode { reason: error.to_string() }
 }
