@@ -49,21 +49,24 @@ function asCelery(value: unknown): unknown {
 }
 
 describe('settings of Celery', () => {
-  it.each(celery.declared)('$name is known with the type and default of Celery', (declared) => {
-    const name = requireName(declared.name)
-    const { parser, default: fallback } = definitions[name]
-    expect(celeryName(name)).toBe(declared.name)
-    expect(parser.type).toBe(DECLARED_OTHERWISE[declared.name] ?? TYPES[declared.type] ?? declared.type)
-    expect(asCelery(fallback)).toEqual(declared.default)
-    expect(parser.parse(fallback)).toEqual(asPassedOn(name, fallback))
-    expect(() => parser.parse(Symbol('wrong'))).toThrow('expected')
-    expect(oldNameOfSetting(name)).toBe(declared.old)
-    expect(findSetting(declared.old)?.name).toBe(name)
-  })
+  it.each(celery.declared.map((each) => [each.name, each] as const))(
+    '%s is known with the type and default of Celery',
+    (_, declared) => {
+      const name = requireName(declared.name)
+      const { parser, default: fallback } = definitions[name]
+      expect(celeryName(name)).toBe(declared.name)
+      expect(parser.type).toBe(DECLARED_OTHERWISE[declared.name] ?? TYPES[declared.type] ?? declared.type)
+      expect(asCelery(fallback)).toEqual(declared.default)
+      expect(parser.parse(fallback)).toEqual(asPassedOn(name, fallback))
+      expect(() => parser.parse(Symbol('wrong'))).toThrow('expected')
+      expect(oldNameOfSetting(name)).toBe(declared.old)
+      expect(findSetting(declared.old)?.name).toBe(name)
+    },
+  )
 
-  it.each(celery.undeclared)(
-    '$name is known, though Celery does not declare it, with its default',
-    (undeclared) => {
+  it.each(celery.undeclared.map((each) => [each.name, each] as const))(
+    '%s is known, though Celery does not declare it, with its default',
+    (_, undeclared) => {
       const name = requireName(undeclared.name)
       expect(definitions[name].default).toEqual(undeclared.default)
       expect(() => definitions[name].parser.parse(Symbol('wrong'))).toThrow('expected')
