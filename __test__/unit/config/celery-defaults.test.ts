@@ -154,7 +154,8 @@ describe('the list of settings that are not honoured', () => {
       const sources = readdirSync(lib, { recursive: true, encoding: 'utf8' })
         .map((path) => path.replaceAll('\\', '/'))
         .filter(
-          (path) => path.endsWith('.ts') && (!path.startsWith('config/') || /\/(conf|resolve)\.ts$/.test(path)),
+          (path) =>
+            path.endsWith('.ts') && (!path.startsWith('config/') || /\/(conf|resolve)\.ts$/.test(path)),
         )
         .map((path) => readFileSync(new URL(path, lib), 'utf8'))
         .join('\n')
