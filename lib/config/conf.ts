@@ -165,6 +165,7 @@ export class Settings {
   #config: Layer = new Map()
   readonly #defaults: Layer = new Map()
   readonly #builtIn: Layer = new Map()
+  #version = 0
 
   /** Throws ERR_CELERIAC_UNKNOWN_SETTING or ERR_CELERIAC_INVALID_SETTING. */
   constructor(values: SettingsInput = {}, environment: Environment = process.env) {
@@ -188,6 +189,7 @@ export class Settings {
    */
   update(values: SettingsInput & OldSettingsInput): void {
     for (const [name, value] of read(values)) this.#changes.set(name, value)
+    this.#version += 1
   }
 
   /**
@@ -204,11 +206,18 @@ export class Settings {
     } else {
       this.#config = read(ofNamespace(values, namespace))
     }
+    this.#version += 1
   }
 
   /** Sets defaults that come before the built-in ones and after everything else; throws as `update`. */
   addDefaults(values: SettingsInput): void {
     for (const [name, value] of read(values)) this.#defaults.set(name, value)
+    this.#version += 1
+  }
+
+  /** Changes whenever a setting is set, so that what was worked out from settings can be kept until then. */
+  get version(): number {
+    return this.#version
   }
 
   /** What was set on it by hand: by the constructor, `update` and properties. A copy. */
