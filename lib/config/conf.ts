@@ -150,6 +150,8 @@ const guard: object = new Proxy(Object.create(null) as object, {
 })
 
 /** Every setting is a property, by its name in camelCase and as Celery spells it. */
+// The static block of the class makes these properties.
+// oxlint-disable-next-line typescript/no-unsafe-declaration-merging
 export interface Settings extends SettingValues, SnakeCased<SettingValues> {}
 
 /**
@@ -157,7 +159,6 @@ export interface Settings extends SettingValues, SnakeCased<SettingValues> {}
  * URLs of broker and result backend), what was set on it, the configuration object, the defaults given by
  * `addDefaults`, and the built-in ones.
  */
-// eslint-disable-next-line no-redeclare
 export class Settings {
   readonly #environment: Environment
   readonly #changes: Layer

@@ -23,9 +23,12 @@ struct State {
     tracking: bool,
     next: u64,
     count: usize,
-    by_id: HashMap<Arc<str>, Vec<(u64, oneshot::Sender<Result<TaskMeta>>)>>,
+    by_id: HashMap<Arc<str>, Vec<Waiter>>,
     changed: HashSet<Arc<str>>,
 }
+
+/// The number of a wait, and where its document goes.
+type Waiter = (u64, oneshot::Sender<Result<TaskMeta>>);
 
 /// One wait. Dropping it ends it.
 pub(crate) struct Wait {

@@ -1,5 +1,8 @@
 //! The contract on the documents of one process.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use async_trait::async_trait;
 use celeriac_testkit::result_store_contract::{Place, open, request, store_all, success};
 

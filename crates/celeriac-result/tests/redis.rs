@@ -1,5 +1,8 @@
 //! The contract on a real Redis, and what is Redis's own: keys, channels, expiry, credentials, lost connections.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

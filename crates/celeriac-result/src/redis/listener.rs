@@ -8,7 +8,7 @@ use ::redis::aio::{PubSub, PubSubSink, PubSubStream};
 use ::redis::{Client, ErrorKind, RedisError, RedisResult};
 use celeriac_broker::redis_url::{RedisRole, RedisUrl};
 use celeriac_error::Error;
-use celeriac_protocol::result_meta::{self, is_ready};
+use celeriac_protocol::result_meta::is_ready;
 use futures_util::StreamExt;
 
 use super::Keys;
@@ -62,15 +62,12 @@ impl Listener {
                 failures = 0;
             }
             let error = self.url.error(RedisRole::ResultStore, &lost);
-            match self.retry.delay(failures).filter(|_| error.is_transient()) {
-                Some(delay) => {
-                    failures += 1;
-                    tokio::time::sleep(delay).await;
-                }
-                None => {
-                    failures = 0;
-                    self.waiters.fail_all(|| self.url.error(RedisRole::ResultStore, &lost));
-                }
+            if let Some(delay) = self.retry.delay(failures).filter(|_| error.is_transient()) {
+                failures += 1;
+                tokio::time::sleep(delay).await;
+            } else {
+                failures = 0;
+                self.waiters.fail_all(|| error.clone());
             }
         }
     }
@@ -170,13 +167,10 @@ impl Listener {
         if !self.waiters.awaits(task_id) {
             return;
         }
-        match result_meta::decode(document) {
+        match super::decode(task_id, document) {
             Ok(meta) if is_ready(&meta.status) => self.waiters.resolve(task_id, &meta),
             Ok(_) => {}
-            Err(error) => {
-                let reason = format!("the result of task {task_id}: {error}");
-                self.waiters.fail(task_id, || Error::Decode { reason: reason.clone() });
-            }
+            Err(error) => self.waiters.fail(task_id, || error.clone()),
         }
     }
 }

@@ -54,7 +54,7 @@ return outcomes"
 });
 
 /// Opens a store; nothing is connected yet.
-pub(crate) fn open(url: &str, options: StoreOptions) -> Result<Arc<dyn ResultStore>> {
+pub(crate) fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn ResultStore>> {
     let url = Arc::new(RedisUrl::parse(url, &options.options)?);
     let Options { key_prefix, retry, connect_timeout, health_check } =
         Options::read(&url, options.connect_timeout)?;
@@ -263,8 +263,7 @@ async fn read_documents(commands: &Commands, keys: &Keys, task_ids: &[&str]) -> 
 }
 
 fn decode(task_id: &str, document: &[u8]) -> Result<TaskMeta> {
-    result_meta::decode(document)
-        .map_err(|error| Error::Decode { reason: format!("the result of task {task_id}: {error}") })
+    result_meta::decode(document).map_err(|error| crate::of_task(task_id, None, error))
 }
 
 fn too_large(task_id: &str) -> Error {
