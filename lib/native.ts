@@ -183,7 +183,7 @@ export class Calls {
 
   /** Ends every call that is still under way with `reason`. */
   failAll(reason: unknown): void {
-    for (const call of [...this.#pending.keys()]) this.cancel(call, reason)
+    for (const call of this.#pending.keys()) this.cancel(call, reason)
   }
 
   #take(call: number): Pending | undefined {
