@@ -50,6 +50,7 @@ export function fleet(broker: string, backend: string, settings: CeleryOptions =
     async stop() {
       await app.close()
       await Promise.all(workers.map((worker) => worker.end('SIGKILL')))
+      ledger.close()
     },
   }
 }

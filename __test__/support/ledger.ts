@@ -1,6 +1,6 @@
 /** What tasks did, written by whatever process they ran in, in any language. */
 
-import { appendFileSync, existsSync, readFileSync } from 'node:fs'
+import { closeSync, openSync, readSync } from 'node:fs'
 import { join } from 'node:path'
 import { temporaryFolder } from './servers.ts'
 import { until } from './wait.ts'
@@ -11,10 +11,24 @@ import { until } from './wait.ts'
  */
 export class Ledger {
   readonly path = join(temporaryFolder(), 'ledger')
+  readonly #file = openSync(this.path, 'a+')
+  readonly #lines: string[] = []
+  #rest = Buffer.alloc(0)
+  #position = 0
 
   /** The lines so far, in the order in which they were written. */
-  get lines(): string[] {
-    return existsSync(this.path) ? readFileSync(this.path, 'utf8').split('\n').slice(0, -1) : []
+  get lines(): readonly string[] {
+    const chunk = Buffer.alloc(1 << 16)
+    for (let size; (size = readSync(this.#file, chunk, 0, chunk.length, this.#position)) > 0; ) {
+      this.#position += size
+      this.#rest = Buffer.concat([this.#rest, chunk.subarray(0, size)])
+    }
+    const end = this.#rest.lastIndexOf('\n')
+    if (end >= 0) {
+      this.#lines.push(...this.#rest.subarray(0, end).toString().split('\n'))
+      this.#rest = this.#rest.subarray(end + 1)
+    }
+    return this.#lines
   }
 
   /** What follows `word` and a blank in the lines that begin with them. */
@@ -23,7 +37,7 @@ export class Ledger {
   }
 
   /** Waits until the lines fulfil `condition`. */
-  async until(seconds: number, what: string, condition: (lines: string[]) => boolean): Promise<void> {
+  async until(seconds: number, what: string, condition: (lines: readonly string[]) => boolean): Promise<void> {
     await until(
       seconds,
       what,
@@ -32,7 +46,7 @@ export class Ledger {
     )
   }
 
-  write(line: string): void {
-    appendFileSync(this.path, `${line}\n`)
+  close(): void {
+    closeSync(this.#file)
   }
 }
