@@ -1,5 +1,6 @@
 // Holds the direction of the imports between the folders of lib/: a file imports its own layer and those below it, and
-// nothing but lib/native.ts reaches the native core.
+// nothing but lib/native.ts reaches the native core. What imports only types may name those above: nothing of it is left
+// at run time.
 import { readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 
@@ -24,6 +25,7 @@ const problems = []
 for (const file of sources(lib)) {
   const path = relative(root, file)
   for (const match of readFileSync(file, 'utf8').matchAll(IMPORT)) {
+    if (/^\s*(?:import|export)\s+type\b/.test(match[0])) continue
     const target = match[1] ?? match[2] ?? match[3]
     if (target === '#native') {
       if (path !== 'lib/native.ts') problems.push(`${path} imports '#native': only lib/native.ts does`)
