@@ -1,5 +1,6 @@
 import type { Celery } from '../app.ts'
 import { CeleriacError, Ignore, Reject, Retry, SoftTimeLimitExceeded } from '../errors.ts'
+import { getLogger } from '../log/logger.ts'
 import { pythonRepr } from '../native.ts'
 import type { PreparedMessage } from '../prepare.ts'
 import { type Delivery, Request, type SignatureDict } from '../request.ts'
@@ -8,7 +9,6 @@ import { encodeJson } from '../serialization/encode.ts'
 import { revive } from '../serialization/revive.ts'
 import { TaskContext, type RetryMessage } from '../task-context.ts'
 import type { AnyTask } from '../task.ts'
-import { isLogged, type LogLevel, type LogSink } from './log-sink.ts'
 import { Disposition, type Settlement } from './settlement.ts'
 
 /** What a delivery needs to run. */
@@ -16,7 +16,6 @@ export interface RunEnvironment {
   readonly app: Celery
   /** Node name of the worker. */
   readonly hostname: string
-  readonly log: LogSink
   /** Soft limit in seconds for tasks that have none of their own (`--soft-time-limit`). */
   readonly softTimeLimit: number | null
   /** Takes the outcome. The handlers after it run once this returned. */
@@ -36,7 +35,8 @@ export class RunningTask {
   }
 }
 
-const TRACE = 'celery.app.trace'
+const trace = getLogger('celery.app.trace')
+const requestLog = getLogger('celery.worker.request')
 
 /**
  * Runs one delivery to its settlement (`celery.app.trace.build_tracer`). Never rejects. `begin` gets the running task
@@ -104,7 +104,7 @@ class TaskRun {
     const limit = this.#request.softTimeLimit ?? this.#task.softTimeLimit ?? this.#environment.softTimeLimit
     if (limit === null) return undefined
     return setTimeout(() => {
-      this.#log('WARNING', `Soft time limit (${limit}s) exceeded for ${this.#title}`, 'celery.worker.request')
+      requestLog.warning(`Soft time limit (${limit}s) exceeded for ${this.#title}`, this.#about)
       this.#context.abort(new SoftTimeLimitExceeded(`SoftTimeLimitExceeded(${limit})`))
     }, limit * 1000)
   }
@@ -140,10 +140,10 @@ class TaskRun {
   }
 
   async #afterSuccess(result: unknown, text: string): Promise<void> {
-    if (isLogged(this.#environment.log, 'INFO')) {
+    if (trace.isEnabledFor('INFO')) {
       const seconds = (performance.now() - this.#start) / 1000
       const repr = pythonRepr(text, this.#task.options.resultreprMaxsize ?? 1024)
-      this.#log('INFO', `Task ${this.#title} succeeded in ${seconds}s: ${repr}`)
+      trace.info(`Task ${this.#title} succeeded in ${seconds}s: ${repr}`, this.#about)
     }
     const { onSuccess, afterReturn } = this.#task.options
     const id = this.#request.id
@@ -158,7 +158,7 @@ class TaskRun {
   async #end(error: unknown): Promise<void> {
     if (error instanceof Ignore) {
       this.#settle(Disposition.ack, null, 'null', null, this.#context.outbox)
-      return this.#log('INFO', `Task ${this.#title} ignored`)
+      return trace.info(`Task ${this.#title} ignored`, this.#about)
     }
     if (error instanceof Reject) return this.#reject(error)
     if (error instanceof Retry) return this.#retry(error)
@@ -168,7 +168,7 @@ class TaskRun {
 
   #reject(error: Reject): void {
     const reason = error.reason instanceof Error ? error.reason.message : String(error.reason)
-    this.#log('WARNING', `Task ${this.#title} reject requeue=${error.requeue}: ${reason}`)
+    trace.warning(`Task ${this.#title} reject requeue=${error.requeue}: ${reason}`, this.#about)
     if (error.requeue) return this.#settle(Disposition.requeue, null, 'null', null, [])
     this.#settle(Disposition.reject, 'FAILURE', documentText(error), null, [])
   }
@@ -190,7 +190,7 @@ class TaskRun {
       ...this.#context.outbox,
       ...publish,
     ])
-    this.#log('INFO', `Task ${this.#title} retry: ${error.message}`)
+    trace.info(`Task ${this.#title} retry: ${error.message}`, this.#about)
     const { onRetry } = this.#task.options
     if (onRetry !== undefined) {
       const id = this.#request.id
@@ -205,7 +205,7 @@ class TaskRun {
       exc_module: 'celery.exceptions',
     }
     this.#settle(Disposition.ack, 'REVOKED', JSON.stringify(document), null, [])
-    this.#log('INFO', `Task ${this.#title} terminated by a revoke`)
+    trace.info(`Task ${this.#title} terminated by a revoke`, this.#about)
   }
 
   async #fail(error: unknown): Promise<void> {
@@ -214,17 +214,17 @@ class TaskRun {
     try {
       publish = this.#errbackMessages()
     } catch (failure) {
-      this.#log('ERROR', `Task ${this.#title}: an error callback cannot be sent: ${describe(failure)}`)
+      trace.error(`Task ${this.#title}: an error callback cannot be sent: ${describe(failure)}`, this.#about)
     }
     const keeps = this.#task.acksLate && this.#acknowledgesFailure === false
     const disposition = keeps ? Disposition.reject : Disposition.ack
     this.#settle(disposition, 'FAILURE', documentText(error), stack, [...this.#context.outbox, ...publish])
     if (this.#task.expects(error))
-      this.#log('INFO', `Task ${this.#title} raised expected: ${describe(error)}`)
+      trace.info(`Task ${this.#title} raised expected: ${describe(error)}`, this.#about)
     else
-      this.#log(
-        'ERROR',
+      trace.error(
         `Task ${this.#title} raised unexpected: ${describe(error)}\n${stack ?? ''}`.trimEnd(),
+        this.#about,
       )
     await this.#callErrbacks(error, stack)
     const { onFailure, afterReturn } = this.#task.options
@@ -263,7 +263,7 @@ class TaskRun {
       try {
         await task.callDirectly([this.#request, error, stack, ...errback.args])
       } catch (failure) {
-        this.#log('ERROR', `Errback ${errback.task} raised an exception: ${describe(failure)}`)
+        trace.error(`Errback ${errback.task} raised an exception: ${describe(failure)}`, this.#about)
       }
     }
   }
@@ -281,9 +281,9 @@ class TaskRun {
     try {
       await work()
     } catch (error) {
-      this.#log(
-        'ERROR',
+      trace.error(
         `Task ${this.#title}: ${name} raised an exception: ${describe(error)}\n${stackOf(error) ?? ''}`,
+        this.#about,
       )
     }
   }
@@ -313,10 +313,9 @@ class TaskRun {
     return `${this.#request.shadow ?? this.#task.name}[${this.#request.id}]`
   }
 
-  #log(level: LogLevel, message: string, logger = TRACE): void {
-    const { log } = this.#environment
-    if (!isLogged(log, level)) return
-    log.write({ level, logger, message, taskId: this.#request.id, taskName: this.#task.name })
+  /** Whom a line of the log is about. */
+  get #about(): { taskId: string; taskName: string } {
+    return { taskId: this.#request.id, taskName: this.#task.name }
   }
 }
 

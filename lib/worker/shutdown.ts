@@ -1,10 +1,9 @@
 import { CeleriacError } from '../errors.ts'
-import type { LogSink } from './log-sink.ts'
+import { getLogger } from '../log/logger.ts'
 import type { Worker } from './worker.ts'
 
 /** How a worker ends that was started from the command line. */
 export interface ShutdownOptions {
-  readonly log: LogSink
   /** `worker_soft_shutdown_timeout`: seconds that a cold shutdown waits first; 0 is none. */
   readonly softTimeout: number
   /** Says something to the person at the terminal. */
@@ -61,7 +60,9 @@ class Shutdown {
 
   #interrupt(): void {
     if (this.#stage !== 'running') return this.#escalate()
-    this.#options.say('\nceleriac: Hitting Ctrl+C again will initiate cold shutdown, ending all running tasks!')
+    this.#options.say(
+      '\nceleriac: Hitting Ctrl+C again will initiate cold shutdown, ending all running tasks!',
+    )
     this.#warm(EXIT_FAILURE)
   }
 
@@ -80,10 +81,9 @@ class Shutdown {
   }
 
   async #cold(): Promise<void> {
-    const { softTimeout, log } = this.#options
+    const { softTimeout } = this.#options
     if (softTimeout > 0) {
-      const message = `Initiating Soft Shutdown, terminating in ${softTimeout} seconds`
-      log.write({ level: 'WARNING', logger: 'celery.worker', message })
+      getLogger('celery.worker').warning(`Initiating Soft Shutdown, terminating in ${softTimeout} seconds`)
       let timer: NodeJS.Timeout | undefined
       const passed = new Promise<void>((resolve) => (timer = setTimeout(resolve, softTimeout * 1000)))
       await Promise.race([this.#worker.stop(), passed])

@@ -2,9 +2,10 @@ import { hostname as hostName } from 'node:os'
 
 import type { Celery } from '../app.ts'
 import { CeleriacError } from '../errors.ts'
-import { callAsync, openNativeWorker, setNativeLogger } from '../native.ts'
+import { logLevel } from '../log/logger.ts'
+import { logNativeRecords } from '../log/setup.ts'
+import { callAsync, openNativeWorker } from '../native.ts'
 import type { Delivery } from '../request.ts'
-import { type LogLevel, type LogSink, stderrSink } from './log-sink.ts'
 import { openPool, type Pool } from './pool/pool.ts'
 import { SettlementBatch } from './settlement.ts'
 import type { NativeQueue, NativeTask, NativeWorker } from '#native'
@@ -25,8 +26,6 @@ export interface WorkerOptions {
   prefetchMultiplier?: number | undefined
   /** Soft limit in seconds for tasks that have none. Default `taskSoftTimeLimit`. */
   softTimeLimit?: number | undefined
-  /** Where its log goes. Default: warnings and worse to stderr. */
-  log?: LogSink | undefined
 }
 
 /** MIME types of the names that `acceptContent` takes. */
@@ -44,7 +43,6 @@ export class Worker {
   readonly poolName: string
   /** How many messages it holds at most, without those that wait for their time; 0 is no limit. */
   readonly prefetch: number
-  readonly #log: LogSink
   readonly #settlements: SettlementBatch
   #native: NativeWorker | undefined
   #loop: Promise<void> | undefined
@@ -57,7 +55,6 @@ export class Worker {
     const { conf } = app
     this.app = app
     this.hostname = options.hostname ?? `celery@${hostName()}`
-    this.#log = options.log ?? stderrSink
     this.queues = chooseQueues(app, options)
     this.poolName = options.pool ?? conf.workerPool
     const concurrency = options.concurrency ?? conf.workerConcurrency
@@ -67,7 +64,6 @@ export class Worker {
       environment: {
         app,
         hostname: this.hostname,
-        log: this.#log,
         softTimeLimit: options.softTimeLimit ?? null,
         settle: (settlement) => {
           if (!this.#abandoned) this.#settlements.add(settlement)
@@ -84,9 +80,7 @@ export class Worker {
   async start(): Promise<void> {
     if (this.#native !== undefined)
       throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'the worker was started before')
-    setNativeLogger(this.#log.level, (records) => {
-      for (const record of records) this.#log.write({ ...record, level: record.level as LogLevel })
-    })
+    logNativeRecords(logLevel())
     const { app } = this
     const { conf } = app
     const native = openNativeWorker(app.broker.native, app.backend.native, {
