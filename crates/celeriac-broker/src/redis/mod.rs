@@ -131,7 +131,7 @@ impl Transport for RedisTransport {
         for list in self.settings.keys.lists(queue) {
             lengths.cmd("LLEN").arg(list);
         }
-        Ok(self.link.pipeline::<Vec<u64>>(&lengths).await?.into_iter().sum())
+        Ok(self.link.commands::<Vec<u64>>(&lengths).await?.into_iter().sum())
     }
 
     async fn purge(&self, queue: &str) -> Result<u64> {
@@ -142,7 +142,7 @@ impl Transport for RedisTransport {
             purge.cmd("LLEN").arg(&list);
             purge.cmd("DEL").arg(&list).ignore();
         }
-        Ok(self.link.pipeline::<Vec<u64>>(&purge).await?.into_iter().sum())
+        Ok(self.link.commands_once::<Vec<u64>>(&purge).await?.into_iter().sum())
     }
 
     async fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {

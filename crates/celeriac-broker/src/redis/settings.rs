@@ -57,7 +57,7 @@ impl Settings {
         merged.extend(given.options);
         let options = Options { url: url::without_password(broker_url), values: merged };
 
-        let database = match options.text("virtual_host")?.unwrap_or_else(|| address.path.clone()).as_str() {
+        let database = match options.text("virtual_host")?.unwrap_or_else(|| address.database()).as_str() {
             "" | "/" => 0,
             text => text.trim_start_matches('/').parse().map_err(|_| {
                 options.wrong(&format!(
@@ -75,11 +75,11 @@ impl Settings {
         if let Some(name) = options.text("client_name")? {
             login = login.set_lib_name(name, env!("CARGO_PKG_VERSION"));
         }
-        let (client, identity) = address.client(login, &options)?;
+        let (client, identity) = address.client(&login, &options)?;
 
         Ok(Self {
             keys: keys(&options, database)?,
-            visibility_timeout: options.seconds("visibility_timeout")?.unwrap_or(Duration::from_hours(1)),
+            visibility_timeout: options.seconds("visibility_timeout")?.unwrap_or(Duration::from_secs(3600)),
             restore_interval: options.seconds("unacked_restore_interval")?.unwrap_or(Duration::from_secs(10)),
             connect_timeout: options.seconds("socket_connect_timeout")?.unwrap_or(given.connect_timeout),
             response_timeout: options.seconds("socket_timeout")?.unwrap_or(Duration::from_secs(10)),
@@ -233,13 +233,22 @@ impl Address {
         })
     }
 
+    /// The database as text: the path, which for a socket is the socket's.
+    fn database(&self) -> String {
+        if self.is_socket() { String::new() } else { self.path.clone() }
+    }
+
+    fn is_socket(&self) -> bool {
+        self.scheme == "redis+socket"
+    }
+
     /// The client, and the identity of the server.
-    fn client(&self, login: RedisConnectionInfo, options: &Options) -> Result<(redis::Client, String)> {
+    fn client(&self, login: &RedisConnectionInfo, options: &Options) -> Result<(redis::Client, String)> {
         let refused = |error: redis::RedisError| options.wrong(&error.to_string());
         let connect_to = |address: ConnectionAddr| {
             address.into_connection_info().map(|info| info.set_redis_settings(login.clone())).map_err(refused)
         };
-        if self.scheme == "redis+socket" {
+        if self.is_socket() {
             let path = format!("/{}", self.path.trim_start_matches('/'));
             let info = connect_to(ConnectionAddr::Unix(PathBuf::from(&path)))?;
             return Ok((redis::Client::open(info).map_err(refused)?, path.to_lowercase()));
@@ -279,6 +288,7 @@ impl Address {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -315,6 +325,7 @@ mod tests {
     fn a_socket_takes_its_database_from_virtual_host() {
         let settings = open("redis+socket:///run/Redis.sock?virtual_host=3");
         assert_eq!(settings.database, 3);
+        assert_eq!(open("redis+socket:///run/redis.sock").database, 0);
         assert_eq!(settings.identity, "/run/redis.sock");
         assert_eq!(
             settings.client.get_connection_info().addr(),

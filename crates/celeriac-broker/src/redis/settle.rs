@@ -22,6 +22,10 @@ pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Sett
     if let Err(error) = core.router.prepare(&core.link, batch.iter().flat_map(|one| &one.publish)).await {
         return batch.iter().map(|_| Err(again(&error))).collect();
     }
+    // After this an error says nothing about whether the script ran.
+    if let Err(error) = core.link.open().await {
+        return batch.iter().map(|_| Err(again(&error))).collect();
+    }
     let held: HashMap<u64, Held> = {
         let all = lock(&core.held);
         batch.iter().filter_map(|one| Some((one.tag.0, all.get(&one.tag.0)?.clone()))).collect()
