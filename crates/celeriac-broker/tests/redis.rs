@@ -1,5 +1,8 @@
 //! The transport contract on a real Redis, and the keys that Python finds there.
 
+// What is not as expected is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -373,4 +376,53 @@ async fn a_wrong_password_and_a_closed_port_are_told_apart() {
     assert_eq!(code_of(&right).await, "ERR_CELERIAC_BROKER_UNAVAILABLE");
     let results = within(right.publish(&[to("q", "one")])).await;
     assert!(results[0].as_ref().unwrap_err().is_transient());
+}
+
+#[tokio::test]
+async fn an_encrypted_connection_checks_the_certificate_unless_told_otherwise() {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let folder = tempdir();
+    let file = |name: &str| folder.0.join(name).to_string_lossy().into_owned();
+    std::fs::write(file("certificate.pem"), made.cert.pem()).unwrap();
+    std::fs::write(file("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let tls = [
+        ("--tls-port", port.to_string()),
+        ("--tls-cert-file", file("certificate.pem")),
+        ("--tls-key-file", file("key.pem")),
+        ("--tls-ca-cert-file", file("certificate.pem")),
+        ("--tls-auth-clients", "no".to_owned()),
+    ];
+    let arguments = tls.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+    let _server =
+        RedisServer::start_with(RedisServerOptions { arguments, ..RedisServerOptions::default() }).await;
+
+    let with = |query: &str| format!("rediss://localhost:{port}/0?ssl_cert_reqs={query}");
+    for url in [with("none"), with(&format!("required&ssl_ca_certs={}", file("certificate.pem")))] {
+        let transport = open(&url);
+        let consumer = consume(&transport, &["q"]).await;
+        publish(&transport, &[to("q", "hidden")]).await;
+        let delivery = take_one(&consumer).await;
+        assert_eq!(body(&delivery), "hidden");
+        settle(&consumer, &delivery, Outcome::Ack).await;
+        within(transport.close()).await;
+    }
+    assert_eq!(code_of(&open(&with("required"))).await, "ERR_CELERIAC_BROKER_UNAVAILABLE");
+}
+
+/// A folder that goes when it is dropped.
+struct Folder(std::path::PathBuf);
+
+fn tempdir() -> Folder {
+    let path = std::env::temp_dir().join(format!("celeriac-test-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&path).unwrap();
+    Folder(path)
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

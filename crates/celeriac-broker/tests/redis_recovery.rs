@@ -1,5 +1,8 @@
 //! What happens on Redis when somebody dies, a server restarts, or an answer is lost.
 
+// What is not as expected is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -7,6 +7,7 @@ mod python;
 use celeriac_error::Result;
 use jiter::{Jiter, Peek};
 
+use crate::json::check_depth;
 use crate::json::source::{Source, decode_error};
 use crate::json::tag::{Tagged, peek_tag};
 
@@ -90,6 +91,7 @@ impl Printer<'_, '_> {
             self.literal("[...]");
             return reader.known_skip(Peek::Array).map_err(decode_error);
         }
+        check_depth(level)?;
         let shown = self.literal(if tuple { "(" } else { "[" });
         let mut count = 0_usize;
         let mut next = reader.known_array().map_err(decode_error)?;
@@ -112,15 +114,16 @@ impl Printer<'_, '_> {
     }
 
     fn object(&mut self, reader: &mut Jiter<'_>, level: usize) -> Result<()> {
-        if let Some(meaning) = peek_tag(self.source, reader)?.and_then(|tag| tag.meaning()) {
-            if self.tagged(&meaning) {
-                return reader.known_skip(Peek::Object).map_err(decode_error);
-            }
+        if let Some(meaning) = peek_tag(self.source, reader)?.and_then(|tag| tag.meaning())
+            && self.tagged(&meaning)
+        {
+            return reader.known_skip(Peek::Object).map_err(decode_error);
         }
         if level >= self.max_levels {
             self.literal("{...}");
             return reader.known_skip(Peek::Object).map_err(decode_error);
         }
+        check_depth(level)?;
         let shown = self.literal("{");
         let mut first = true;
         let mut key = reader.known_object().map_err(decode_error)?;

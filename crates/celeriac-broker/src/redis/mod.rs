@@ -43,8 +43,10 @@ pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
 /// The shortest lease: below, a renewal could come too late on a busy machine.
 const SHORTEST_LEASE: Duration = Duration::from_millis(500);
 
+// The registry hands them over.
+#[allow(clippy::needless_pass_by_value)]
 pub(crate) fn open(url: &str, options: TransportOptions) -> Result<Arc<dyn Transport>> {
-    let settings = Arc::new(Settings::new(url, options)?);
+    let settings = Arc::new(Settings::new(url, &options)?);
     Ok(Arc::new(RedisTransport {
         link: Link::new(Arc::clone(&settings)),
         router: Arc::new(Router::new(Arc::clone(&settings))),

@@ -44,7 +44,6 @@ fn last_text(bytes: &[u8]) -> Option<(&[u8], Cow<'_, str>)> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

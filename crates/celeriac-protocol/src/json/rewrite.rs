@@ -8,7 +8,7 @@ use memchr::{memchr_iter, memchr3_iter};
 
 use super::source::{Source, decode_error};
 use super::tag::{Tagged, peek_tag};
-use super::{JavaScriptText, MAX_DEPTH, excerpt, first_byte};
+use super::{JavaScriptText, check_depth, excerpt, first_byte};
 
 /// The largest integer that a JavaScript number holds without loss, 2^53 − 1.
 const MAX_SAFE_INTEGER: &str = "9007199254740991";
@@ -70,7 +70,7 @@ struct Rewriter<'s, 'a> {
 }
 
 impl Rewriter<'_, '_> {
-    fn value(&mut self, reader: &mut Jiter<'_>, peek: Peek, depth: u16) -> Result<()> {
+    fn value(&mut self, reader: &mut Jiter<'_>, peek: Peek, depth: usize) -> Result<()> {
         match peek {
             Peek::Array => {
                 check_depth(depth)?;
@@ -95,14 +95,14 @@ impl Rewriter<'_, '_> {
         }
     }
 
-    fn object(&mut self, reader: &mut Jiter<'_>, depth: u16) -> Result<()> {
+    fn object(&mut self, reader: &mut Jiter<'_>, depth: usize) -> Result<()> {
         if let Some(tag) = peek_tag(self.source, reader)? {
             let start = reader.current_index();
             reader.known_skip(Peek::Object).map_err(decode_error)?;
             let end = reader.current_index();
             let Some(meaning) = tag.meaning() else {
                 let tag = excerpt(&self.source.text[start..end]);
-                return Err(Error::Decode { reason: format!("kombu knows no such tag: {tag}") });
+                return Err(Error::Decode { reason: format!("kombu would refuse this tag: {tag}") });
             };
             self.tagged = true;
             let textual = matches!(first_byte(tag.value), Some(b'"'));
@@ -160,11 +160,4 @@ fn is_unsafe_integer(number: &str) -> bool {
     digits.len() >= MAX_SAFE_INTEGER.len()
         && digits.bytes().all(|byte| byte.is_ascii_digit())
         && (digits.len() > MAX_SAFE_INTEGER.len() || digits > MAX_SAFE_INTEGER)
-}
-
-fn check_depth(depth: u16) -> Result<()> {
-    if depth < MAX_DEPTH {
-        return Ok(());
-    }
-    Err(Error::Decode { reason: format!("the JSON nests deeper than {MAX_DEPTH} levels") })
 }

@@ -5,10 +5,12 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use celeriac_error::{Error, Result};
+use memchr::memchr2_iter;
 
 use super::{TaskOptions, TaskTemplate};
 use crate::json::{
-    excerpt, expect_kind, first_byte, object_members, push_optional_string, push_string, string_value,
+    MAX_DEPTH, excerpt, expect_kind, first_byte, object_members, push_optional_string, push_string,
+    string_value,
 };
 use crate::repr::{MAX_LENGTH, push_float, saferepr};
 use crate::{DeliveryInfo, Message, Properties};
@@ -22,7 +24,7 @@ use crate::{DeliveryInfo, Message, Properties};
 /// the properties when they are given as options, and a `correlation_id` among the properties replaces the task id.
 ///
 /// # Errors
-/// [`Error::Encode`](celeriac_error::Error::Encode) when a text is not JSON of the expected kind.
+/// [`Error::Encode`] when a text is not JSON of the expected kind.
 pub fn encode(
     template: &TaskTemplate,
     task_id: &str,
@@ -66,7 +68,14 @@ fn representation<'a>(
         check(name, json, first)?;
         return Ok(Cow::Borrowed(given));
     }
-    if first_byte(json) != Some(first) {
+    match json {
+        "{}" if first == b'{' => return Ok(Cow::Borrowed("{}")),
+        "[]" if first == b'[' => return Ok(Cow::Borrowed("()")),
+        _ => {}
+    }
+    // What is too deep to be printed is not looked into; too deep to be read it may be all the same.
+    let may_be_too_deep = memchr2_iter(b'[', b'{', json.as_bytes()).nth(usize::from(MAX_DEPTH)).is_some();
+    if may_be_too_deep || first_byte(json) != Some(first) {
         check(name, json, first)?;
     }
     let printed = saferepr(json.as_bytes(), first == b'[', MAX_LENGTH, template.repr_max_levels);
