@@ -80,7 +80,7 @@ pub(super) struct Thread {
 /// Whatever ends the thread, nobody waits for it any longer.
 impl Drop for Thread {
     fn drop(&mut self) {
-        self.waiters.fail_all(|| Error::Internal("the thread of the result store has ended".to_owned()));
+        self.waiters.break_off("thread");
     }
 }
 
