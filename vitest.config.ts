@@ -1,8 +1,12 @@
+import { join } from 'node:path'
 import { defineConfig } from 'vitest/config'
 
 const project = (name: string, seconds: number, workers: number) => ({
+  // What users write works here too: task files in the tests and the examples import the package by its name.
+  resolve: { alias: { celeriac: join(import.meta.dirname, 'index.ts') } },
   test: {
     name,
+    server: { deps: { external: [/native\.cjs$/] } },
     include: [`__test__/${name}/**/*.test.ts`],
     testTimeout: seconds * 1000,
     hookTimeout: seconds * 1000,
@@ -15,7 +19,12 @@ const project = (name: string, seconds: number, workers: number) => ({
 
 export default defineConfig({
   test: {
-    // Interop tests mostly wait for other processes, so more of them run side by side than there are processors.
-    projects: [project('unit', 20, 2), project('conformance', 60, 3), project('interop', 120, 4)],
+    // Tests with processes of their own mostly wait for them, so more run side by side than there are processors.
+    projects: [
+      project('unit', 20, 2),
+      project('package', 120, 2),
+      project('conformance', 60, 3),
+      project('interop', 120, 4),
+    ],
   },
 })

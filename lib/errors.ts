@@ -61,3 +61,183 @@ export class CeleriacError extends Error {
     this.code = code
   }
 }
+
+/** What a waiting call throws when its time has passed: `code` is ERR_CELERIAC_TIMEOUT. Nothing was cancelled. */
+export class TimeoutError extends CeleriacError {
+  override readonly name: string = 'TimeoutError'
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_CELERIAC_TIMEOUT', message, options)
+  }
+}
+
+/** No task of that name is registered (`celery.exceptions.NotRegistered`). */
+export class NotRegistered extends CeleriacError {
+  override readonly name: string = 'NotRegistered'
+
+  constructor(taskName: string, options?: ErrorOptions) {
+    super('ERR_CELERIAC_NOT_REGISTERED', taskName, options)
+  }
+}
+
+/** A queue is named that `taskQueues` lacks, and `taskCreateMissingQueues` is off. */
+export class QueueNotFound extends CeleriacError {
+  override readonly name: string = 'QueueNotFound'
+
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_CELERIAC_QUEUE_NOT_FOUND', message, options)
+  }
+}
+
+/** A task was to be retried once more than its `maxRetries` allows. */
+export class MaxRetriesExceededError extends CeleriacError {
+  override readonly name: string = 'MaxRetriesExceededError'
+  /** The arguments that the retry would have had. */
+  readonly taskArgs: readonly unknown[]
+  /** The keyword arguments that the retry would have had. */
+  readonly taskKwargs: Readonly<Record<string, unknown>>
+
+  constructor(
+    message: string,
+    taskArgs: readonly unknown[] = [],
+    taskKwargs: Readonly<Record<string, unknown>> = {},
+    options?: ErrorOptions,
+  ) {
+    super('ERR_CELERIAC_MAX_RETRIES_EXCEEDED', message, options)
+    this.taskArgs = taskArgs
+    this.taskKwargs = taskKwargs
+  }
+}
+
+/** The reason of a task's `signal` when its soft time limit has passed. */
+export class SoftTimeLimitExceeded extends CeleriacError {
+  override readonly name: string = 'SoftTimeLimitExceeded'
+
+  constructor(message = 'SoftTimeLimitExceeded()', options?: ErrorOptions) {
+    super('ERR_CELERIAC_SOFT_TIME_LIMIT', message, options)
+  }
+}
+
+/** What a remote exception consists of: data from the result store, never a class that is looked up. */
+export interface RemoteException {
+  /** Class name of the exception, such as `ValueError`. */
+  readonly type: string
+  /** Module of that class, such as `builtins`; null when the sender gave none. */
+  readonly module: string | null
+  /** The exception's arguments as they were sent. */
+  readonly args: readonly unknown[]
+  /** Traceback or stack as the worker's language prints it; null when none was stored. */
+  readonly traceback: string | null
+  readonly taskId: string
+}
+
+/**
+ * A task ended in failure somewhere, in whatever language. Tell failures apart by {@link type} and
+ * {@link module}: a remote exception is data here, no class is imported or evaluated for it.
+ */
+export class TaskError extends CeleriacError implements RemoteException {
+  override readonly name: string = 'TaskError'
+  readonly type: string
+  readonly module: string | null
+  readonly args: readonly unknown[]
+  readonly traceback: string | null
+  readonly taskId: string
+
+  constructor(
+    remote: RemoteException,
+    code: 'ERR_CELERIAC_TASK_FAILED' | 'ERR_CELERIAC_TASK_REVOKED' = 'ERR_CELERIAC_TASK_FAILED',
+  ) {
+    const text = remote.args
+      .map((arg) => (typeof arg === 'string' ? arg : JSON.stringify(arg, replaceBigInt)))
+      .join(', ')
+    super(code, text === '' ? remote.type : `${remote.type}: ${text}`)
+    this.type = remote.type
+    this.module = remote.module
+    this.args = remote.args
+    this.traceback = remote.traceback
+    this.taskId = remote.taskId
+  }
+}
+
+function replaceBigInt(_: string, value: unknown): unknown {
+  return typeof value === 'bigint' ? value.toString() : value
+}
+
+/** The task was revoked before it ran, or ended by a revoke. */
+export class TaskRevokedError extends TaskError {
+  override readonly name: string = 'TaskRevokedError'
+
+  constructor(remote: RemoteException) {
+    super(remote, 'ERR_CELERIAC_TASK_REVOKED')
+  }
+}
+
+/** What a task body throws to tell the worker what to do with the task; no failure. */
+export abstract class TaskPredicate extends Error {
+  override readonly name: string = 'TaskPredicate'
+}
+
+/** Thrown by a task body: nothing is stored, the message is acknowledged. */
+export class Ignore extends TaskPredicate {
+  override readonly name: string = 'Ignore'
+}
+
+/**
+ * Thrown by a task body: the broker gets its message back. Without `requeue` the message is dropped (or
+ * dead-lettered) and a FAILURE is stored.
+ */
+export class Reject extends TaskPredicate {
+  override readonly name: string = 'Reject'
+  readonly reason: unknown
+  readonly requeue: boolean
+
+  constructor(reason: unknown = null, options: { requeue?: boolean } = {}) {
+    const requeue = options.requeue ?? false
+    super(`reject requeue=${requeue}: ${reason instanceof Error ? reason.message : String(reason)}`)
+    this.reason = reason
+    this.requeue = requeue
+  }
+}
+
+/** Thrown by a task body (by `self.retry`): the task's message was sent again, its state is RETRY. */
+export class Retry extends TaskPredicate {
+  override readonly name: string = 'Retry'
+  /** Why it is retried; undefined when no error was given. */
+  readonly error: unknown
+  /** Seconds from then, or the time itself; null when unknown. */
+  readonly when: number | Date | string | null
+  /** Whether the retry happens here, in `apply()`. */
+  readonly isEager: boolean
+  /** What to send; absent on a Retry that a body made by itself. The type is `RetryMessage` of lib/task-context.ts. */
+  readonly sending: unknown
+
+  constructor(
+    message?: string,
+    options: {
+      error?: unknown
+      when?: number | Date | string | null
+      isEager?: boolean
+      sending?: unknown
+    } = {},
+  ) {
+    super(message ?? retryText(options.error, options.when ?? null))
+    this.error = options.error
+    this.when = options.when ?? null
+    this.isEager = options.isEager ?? false
+    this.sending = options.sending
+  }
+}
+
+function retryText(error: unknown, when: number | Date | string | null): string {
+  const time =
+    when instanceof Date
+      ? `at ${when.toISOString()}`
+      : typeof when === 'number'
+        ? `in ${when}s`
+        : when
+          ? `at ${when}`
+          : ''
+  const text = time === '' ? 'Retry' : `Retry ${time}`
+  if (error === undefined || error === null) return text
+  return `${text}: ${error instanceof Error ? `${error.name}: ${error.message}` : String(error)}`
+}

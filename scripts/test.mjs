@@ -1,10 +1,12 @@
 // `npm test`: installs and builds what is missing, runs every suite, and ends with one line of counts.
 //
 //   npm test                      everything
-//   npm test -- --only unit       one suite: rust, unit, conformance, interop, lint, parity (several with commas)
+//   npm test -- --only unit       one suite: lint, rust, unit, package, conformance, interop, parity (several with commas)
+//
+// test-results/ holds what each suite found, test by test.
 
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { parseArgs } from 'node:util'
 import {
   Problem,
@@ -17,11 +19,18 @@ import {
   run,
   writeWhole,
 } from './support/environment.mjs'
+import { lint } from './lint.mjs'
 import { parseCargoTests } from './support/cargo-tests.mjs'
 
 const results = join(root, 'test-results')
 const { values } = parseArgs({ options: { only: { type: 'string' } } })
 const only = values.only?.split(',')
+const SUITES = ['lint', 'rust', 'unit', 'package', 'conformance', 'interop', 'parity']
+const unknown = only?.filter((name) => !SUITES.includes(name)) ?? []
+if (unknown.length > 0) {
+  console.error(`there is no suite ${unknown.join(', ')}; there are ${SUITES.join(', ')}`)
+  process.exit(2)
+}
 const wanted = (name) => only === undefined || only.includes(name)
 
 /** One row of the closing table. */
@@ -47,29 +56,46 @@ async function rust() {
   const { code, output } = await run('cargo', args, { timeout: 1800 })
   const tests = parseCargoTests(output)
   writeWhole(join(results, 'cargo.json'), JSON.stringify(tests, undefined, 1))
+  return countTests(tests, code)
+}
+
+/** Runs one project of vitest.config.ts; its tests, as they stand in test-results/vitest.json. */
+async function vitest(project, env) {
+  const file = join(results, `vitest-${project}.json`)
+  rmSync(file, { force: true })
+  const args = ['run', '--project', project, '--reporter', 'default', '--reporter', 'json']
+  const command = join(root, 'node_modules', '.bin', 'vitest')
+  const { code } = await run(command, [...args, `--outputFile.json=${file}`], { env, timeout: 2400 })
+  if (!existsSync(file)) return { passed: 0, failed: 1, skipped: 0 }
+  const tests = JSON.parse(readFileSync(file, 'utf8')).testResults.flatMap(testsOfFile)
+  const all = join(results, 'vitest.json')
+  const others = existsSync(all) ? JSON.parse(readFileSync(all, 'utf8')) : []
+  const kept = others.filter((test) => test.suite !== project)
+  const ours = tests.map((test) => ({ suite: project, ...test }))
+  writeWhole(all, JSON.stringify([...kept, ...ours], undefined, 1))
+  return countTests(tests, code)
+}
+
+function testsOfFile({ name, status, assertionResults }) {
+  const file = relative(root, name)
+  // A file that cannot be loaded has no tests.
+  if (assertionResults.length === 0)
+    return [{ file, name: 'loads', status: status === 'passed' ? 'passed' : 'failed' }]
+  return assertionResults.map((test) => ({
+    file,
+    name: test.fullName,
+    status: test.status === 'passed' || test.status === 'failed' ? test.status : 'skipped',
+  }))
+}
+
+/** A command that failed although no test says so (it crashed, or did not compile) counts as one that failed. */
+function countTests(tests, code = 0) {
   const count = (status) => tests.filter((test) => test.status === status).length
   const failed = count('failed')
-  // A crash, or code that does not compile, fails although no test says so.
   return {
     passed: count('passed'),
     failed: code !== 0 && failed === 0 ? 1 : failed,
     skipped: count('skipped'),
-  }
-}
-
-/** The name of a vitest project, and what it needs. */
-async function vitest(project, env) {
-  const file = join(results, `vitest-${project}.json`)
-  rmSync(file, { force: true })
-  const args = ['vitest', 'run', '--project', project, '--reporter', 'default', '--reporter', 'json']
-  const { code } = await run('npx', [...args, `--outputFile.json=${file}`], { env, timeout: 2400 })
-  if (!existsSync(file)) return { passed: 0, failed: 1, skipped: 0 }
-  const report = JSON.parse(readFileSync(file, 'utf8'))
-  const failed = report.numFailedTests
-  return {
-    passed: report.numPassedTests,
-    failed: code !== 0 && failed === 0 ? 1 : failed,
-    skipped: report.numPendingTests + report.numTodoTests,
   }
 }
 
@@ -96,16 +122,13 @@ async function main() {
   const redis = await redisServer()
   const env = { CELERIAC_REDIS_SERVER: redis }
   Object.assign(environment, env)
+  if (['interop', 'package'].some(wanted)) env.CELERIAC_PYTHON = await pythonWithCelery()
+  if (only === undefined || only.some((name) => !['rust', 'parity'].includes(name))) await build()
+  if (wanted('lint')) await timed('lint', async () => countTests(await lint()))
   if (wanted('rust')) await timed('rust', rust)
-  const usesNode = ['unit', 'conformance', 'interop'].some(wanted)
-  if (usesNode) {
-    await build()
-    if (wanted('interop') || wanted('conformance')) env.CELERIAC_PYTHON = await pythonWithCelery()
-  }
-  for (const project of ['unit', 'conformance', 'interop']) {
+  for (const project of ['unit', 'package', 'conformance', 'interop']) {
     if (wanted(project)) await timed(project, () => vitest(project, env))
   }
-  if (wanted('lint')) await timed('lint', () => check('npm', ['run', '--silent', 'lint']))
   if (wanted('parity')) await timed('parity', () => check('npm', ['run', '--silent', 'parity']))
 }
 

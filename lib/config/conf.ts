@@ -7,7 +7,7 @@ import type { SnakeCased } from './names.ts'
 import { notHonoured } from './not-honoured.ts'
 import { isDictionary, Mismatch } from './parse.ts'
 import { celeryName, defaultOf, definitions, settingNames } from './settings.ts'
-import type { SettingName, SettingsInput, SettingValues } from './settings.ts'
+import type { OldSettingsInput, SettingName, SettingsInput, SettingValues } from './settings.ts'
 
 /** Variables of the environment. */
 export type Environment = Readonly<Record<string, string | undefined>>
@@ -150,6 +150,8 @@ const guard: object = new Proxy(Object.create(null) as object, {
 })
 
 /** Every setting is a property, by its name in camelCase and as Celery spells it. */
+// The static block of the class makes these properties.
+// oxlint-disable-next-line typescript/no-unsafe-declaration-merging
 export interface Settings extends SettingValues, SnakeCased<SettingValues> {}
 
 /**
@@ -157,13 +159,13 @@ export interface Settings extends SettingValues, SnakeCased<SettingValues> {}
  * URLs of broker and result backend), what was set on it, the configuration object, the defaults given by
  * `addDefaults`, and the built-in ones.
  */
-// eslint-disable-next-line no-redeclare
 export class Settings {
   readonly #environment: Environment
   readonly #changes: Layer
   #config: Layer = new Map()
   readonly #defaults: Layer = new Map()
   readonly #builtIn: Layer = new Map()
+  #version = 0
 
   /** Throws ERR_CELERIAC_UNKNOWN_SETTING or ERR_CELERIAC_INVALID_SETTING. */
   constructor(values: SettingsInput = {}, environment: Environment = process.env) {
@@ -178,17 +180,16 @@ export class Settings {
 
   /** Sets one by its name in any spelling; throws as the constructor does. */
   set(name: string, value: unknown): void {
-    this.update({ [name]: value })
+    for (const [setting, checked] of read({ [name]: value })) this.#changes.set(setting, checked)
   }
 
   /**
    * Sets several, by names in any spelling, those of before Celery 4 too. Nothing is set when one is wrong: that throws
    * ERR_CELERIAC_UNKNOWN_SETTING or ERR_CELERIAC_INVALID_SETTING. What is undefined is left as it is.
    */
-  update(values: SettingsInput): void
-  update(values: Readonly<Record<string, unknown>>): void
-  update(values: object): void {
+  update(values: SettingsInput & OldSettingsInput): void {
     for (const [name, value] of read(values)) this.#changes.set(name, value)
+    this.#version += 1
   }
 
   /**
@@ -205,11 +206,18 @@ export class Settings {
     } else {
       this.#config = read(ofNamespace(values, namespace))
     }
+    this.#version += 1
   }
 
   /** Sets defaults that come before the built-in ones and after everything else; throws as `update`. */
   addDefaults(values: SettingsInput): void {
     for (const [name, value] of read(values)) this.#defaults.set(name, value)
+    this.#version += 1
+  }
+
+  /** Changes whenever a setting is set, so that what was worked out from settings can be kept until then. */
+  get version(): number {
+    return this.#version
   }
 
   /** What was set on it by hand: by the constructor, `update` and properties. A copy. */
@@ -322,7 +330,7 @@ export class Settings {
           return this.#value(name)
         },
         set(this: Settings, value: unknown) {
-          this.update({ [name]: value })
+          this.set(name, value)
         },
       }
       Object.defineProperty(Settings.prototype, name, property)

@@ -3,7 +3,7 @@
 
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, lstatSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -21,18 +21,22 @@ export const environment = {
   npm_config_audit: 'false',
 }
 
-/** Processes that must not outlive this one. */
+/** Processes that must not outlive this one: each leads a group, which ends with it. */
 const children = new Set()
-for (const signal of ['SIGINT', 'SIGTERM']) {
-  process.on(signal, () => {
-    for (const child of children) stopGroup(child)
-    process.exit(signal === 'SIGINT' ? 130 : 143)
-  })
+process.on('exit', () => {
+  for (const child of children) endGroup(child)
+})
+for (const [signal, number] of [
+  ['SIGHUP', 1],
+  ['SIGINT', 2],
+  ['SIGTERM', 15],
+]) {
+  process.on(signal, () => process.exit(128 + number))
 }
 
-function stopGroup(child) {
+function endGroup(child) {
   try {
-    process.kill(-child.pid, 'SIGTERM')
+    process.kill(-child.pid, 'SIGKILL')
   } catch {
     // It is gone already.
   }
@@ -42,32 +46,32 @@ function stopGroup(child) {
 export class Problem extends Error {}
 
 /**
- * Runs a command to its end and gives its exit code and output.
+ * Runs a command to its end and gives its exit code and output. What it leaves running is ended too.
  *
  * `show` copies the output to ours as it comes; without it, it is only kept.
  */
 export function run(command, args, { show = true, env = {}, cwd = root, timeout } = {}) {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, {
+    // One pipe for both streams, so that the lines keep their order.
+    const child = spawn('sh', ['-c', 'exec "$0" "$@" 2>&1', command, ...args], {
       cwd,
       env: { ...environment, ...env },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'inherit'],
       detached: true,
     })
     children.add(child)
-    const chunks = []
-    const take = (target) => (chunk) => {
-      chunks.push(chunk)
-      if (show) target.write(chunk)
-    }
-    child.stdout.on('data', take(process.stdout))
-    child.stderr.on('data', take(process.stderr))
-    const timer = timeout === undefined ? undefined : setTimeout(() => stopGroup(child), timeout * 1000)
+    let output = ''
+    child.stdout.setEncoding('utf8').on('data', (text) => {
+      output += text
+      if (show) process.stdout.write(text)
+    })
+    const timer = timeout === undefined ? undefined : setTimeout(() => endGroup(child), timeout * 1000)
     child.on('error', (error) => reject(new Problem(`${command} could not be started: ${error.message}`)))
+    child.on('exit', () => endGroup(child))
     child.on('close', (code, signal) => {
       clearTimeout(timer)
       children.delete(child)
-      resolve({ code: code ?? 1, signal, output: Buffer.concat(chunks).toString() })
+      resolve({ code: code ?? 1, signal, output })
     })
   })
 }
@@ -82,6 +86,33 @@ export async function must(what, command, args, options) {
   return output
 }
 
+/**
+ * Runs `work` while no other process, in whatever clone, holds the lock `name`. The lock is the kernel's, so it ends
+ * with its holder.
+ */
+async function withLock(name, work) {
+  if (which('flock') === undefined) return work()
+  mkdirSync(cache, { recursive: true })
+  // It waits for the end of its input, which comes when we close it, or die.
+  const command = [join(cache, `${name}.lock`), 'sh', '-c', 'echo held; cat']
+  const holder = spawn('flock', command, { stdio: ['pipe', 'pipe', 'inherit'] })
+  const released = new Promise((resolve) => holder.once('close', resolve))
+  const waiting = setTimeout(
+    () => console.log(`Waiting for another process that holds ${command[0]} …`),
+    1000,
+  )
+  try {
+    await Promise.race([new Promise((resolve) => holder.stdout.once('data', resolve)), released])
+    clearTimeout(waiting)
+    return await work()
+  } finally {
+    clearTimeout(waiting)
+    holder.stdin.end()
+    await released
+  }
+}
+
+/** The path of a command; undefined where there is none. */
 export function which(command) {
   const found = spawnSync('sh', ['-c', `command -v ${command}`], { encoding: 'utf8' })
   return found.status === 0 ? found.stdout.trim() : undefined
@@ -93,53 +124,54 @@ function digest(...parts) {
   return hash.digest('hex').slice(0, 16)
 }
 
-/** Installs the npm packages, unless those of this lock file are there. */
+/** Installs the npm packages, unless those of package-lock.json are there. */
 export async function installPackages() {
-  const lock = digest(readFileSync(join(root, 'package-lock.json')), process.version)
-  const mark = join(root, 'node_modules', '.celeriac-lock')
-  if (existsSync(mark) && readFileSync(mark, 'utf8') === lock) return
+  if (hasPackages()) return
+  if (lstatSync(join(root, 'node_modules'), { throwIfNoEntry: false })?.isSymbolicLink()) {
+    throw new Problem(
+      'node_modules is a link and what it leads to is not what package-lock.json names: install there',
+    )
+  }
   console.log('Installing npm packages …')
-  await must('Installing the npm packages', 'npm', ['ci', '--no-audit', '--no-fund'], { show: false })
-  writeFileSync(mark, lock)
+  const options = ['--no-audit', '--no-fund', '--prefer-offline']
+  await must('Installing the npm packages', 'npm', ['ci', ...options], { show: false })
 }
 
-/** Everything that the native binary is made of. */
-function nativeSources() {
-  const listed = spawnSync(
-    'git',
-    ['ls-files', '-co', '--exclude-standard', 'Cargo.toml', 'Cargo.lock', 'crates'],
-    {
-      cwd: root,
-      encoding: 'utf8',
-      maxBuffer: 1 << 26,
-    },
+function hasPackages() {
+  const packages = (file) => JSON.parse(readFileSync(join(root, file), 'utf8')).packages
+  if (!existsSync(join(root, 'node_modules/.package-lock.json'))) return false
+  const installed = packages('node_modules/.package-lock.json')
+  return Object.entries(packages('package-lock.json')).every(
+    ([path, { version, optional }]) =>
+      path === '' ||
+      (installed[path] === undefined ? optional === true : installed[path].version === version),
   )
-  const files = listed.status === 0 ? listed.stdout.split('\n').filter(Boolean) : []
-  return files.filter((file) => !file.includes('/tests/') && existsSync(join(root, file)))
 }
 
-/** Builds the native binary and the TypeScript, unless what is there was made of these sources. */
-export async function build() {
-  for (const tool of ['cargo', 'rustc']) {
-    if (which(tool) === undefined) throw new Problem(`${tool} is missing. Install Rust: https://rustup.rs`)
-  }
-  const sources = nativeSources()
-  const sum = digest(...sources.map((file) => `${file}\n${readFileSync(join(root, file), 'utf8')}`))
-  const mark = join(root, 'node_modules', '.celeriac-native')
-  const isCurrent = existsSync(mark) && readFileSync(mark, 'utf8') === sum && hasBinary()
-  if (sources.length === 0 || !isCurrent) {
-    console.log('Building the native core (some minutes when nothing is cached) …')
-    await must('Building the native core', 'npm', ['run', '--silent', 'build:native'], { show: false })
-    writeFileSync(mark, sum)
-  }
+/** Fails unless the Rust that Cargo.toml asks for is there. */
+async function checkRust() {
+  const wanted = /rust-version = "([\d.]+)"/.exec(readFileSync(join(root, 'Cargo.toml'), 'utf8'))[1]
+  const isThere = which('cargo') !== undefined && which('rustc') !== undefined
+  const { output } = isThere ? await run('rustc', ['--version'], { show: false }) : { output: '' }
+  const found = /^rustc (\d+)\.(\d+)/.exec(output)
+  const [major, minor] = wanted.split('.').map(Number)
+  if (found !== null && (Number(found[1]) > major || Number(found[2]) >= minor)) return
+  throw new Problem(
+    `Rust ${wanted} or later is needed to build the native core, found ${output.trim() || 'none'}. ` +
+      'Install it from https://rustup.rs, or with: rustup update stable',
+  )
+}
+
+/** Builds the native core, with the profile `optimized` or `dev`, and the TypeScript. Cargo knows what is up to date. */
+export async function build(profile = 'optimized') {
+  await checkRust()
+  console.log('Building the native core (some minutes when nothing is cached) …')
+  // Clones share the folder that cargo writes the library to, and napi copies it from there.
+  const command = ['run', '--silent', 'build:native', '--', '--profile', profile]
+  await withLock('build', () => must('Building the native core', 'npm', command, { show: false }))
   console.log('Building the TypeScript …')
   rmSync(join(root, 'dist'), { recursive: true, force: true })
   await must('Building the TypeScript', 'npm', ['run', '--silent', 'build:ts'])
-}
-
-function hasBinary() {
-  const listed = spawnSync('sh', ['-c', 'ls celeriac.*.node'], { cwd: root, encoding: 'utf8' })
-  return listed.status === 0 && listed.stdout.trim() !== ''
 }
 
 /** A Python with the real Celery, for the interop tests; the path of its interpreter. */
@@ -152,32 +184,49 @@ export async function pythonWithCelery() {
   const folder = join(cache, `python-${digest(version, ...requirements)}`)
   const interpreter = join(folder, 'bin', 'python')
   if (existsSync(join(folder, '.complete'))) return interpreter
-  console.log('Installing Python Celery 5.7.0 …')
-  mkdirSync(cache, { recursive: true })
-  rmSync(folder, { recursive: true, force: true })
-  await must('Making a Python environment', python, ['-m', 'venv', folder], { show: false })
-  await must('Installing Celery', interpreter, ['-m', 'pip', 'install', '--quiet', ...requirements], {
-    show: false,
+  await withLock('python', async () => {
+    if (existsSync(join(folder, '.complete'))) return
+    console.log('Installing Python Celery 5.7.0 …')
+    const venv = ['-m', 'venv', '--clear', folder]
+    const made = await run(python, venv, { show: false })
+    if (made.code !== 0) {
+      await aptInstall('python3-venv', 'Python cannot make a virtual environment.')
+      await must('Making a Python environment', python, venv, { show: false })
+    }
+    const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...requirements]
+    await must('Installing Celery', interpreter, pip, { show: false })
+    writeFileSync(join(folder, '.complete'), requirements.join('\n'))
   })
-  writeFileSync(join(folder, '.complete'), requirements.join('\n'))
   return interpreter
 }
 
 /** The path of redis-server; installed by apt where that may be done. */
 export async function redisServer() {
-  const found = which('redis-server')
-  if (found !== undefined) return found
-  const command = 'apt-get install -y --no-install-recommends redis-server'
-  if (which('apt-get') === undefined || process.getuid?.() !== 0) {
-    throw new Problem(`redis-server is missing. Install it with: sudo ${command}`)
+  for (const command of ['redis-server', 'redis-cli']) {
+    if (which(command) === undefined) await aptInstall('redis-server', `${command} is missing.`)
   }
-  console.log('Installing redis-server …')
-  const env = { DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }
-  await run('apt-get', ['update', '-qq'], { show: false, env })
-  await must('Installing redis-server', 'apt-get', command.split(' ').slice(1), { show: false, env })
-  const installed = which('redis-server')
-  if (installed === undefined) throw new Problem(`redis-server is missing. Install it with: ${command}`)
-  return installed
+  return which('redis-server')
+}
+
+const SERVICES_POLICY = '/usr/sbin/policy-rc.d'
+
+/** Installs a Debian package without starting its service; where that may not be done, names the command. */
+async function aptInstall(name, problem) {
+  if (which('apt-get') === undefined || process.getuid?.() !== 0) {
+    throw new Problem(`${problem} Install it with: sudo apt-get install -y ${name}`)
+  }
+  console.log(`Installing ${name} …`)
+  const isOurs = !existsSync(SERVICES_POLICY)
+  if (isOurs) writeFileSync(SERVICES_POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
+  try {
+    const env = { DEBIAN_FRONTEND: 'noninteractive' }
+    const install = ['install', '-y', '--no-install-recommends', name]
+    if ((await run('apt-get', install, { show: false, env })).code === 0) return
+    await must('Updating the list of packages', 'apt-get', ['update', '-qq'], { show: false, env })
+    await must(`Installing ${name}`, 'apt-get', install, { show: false, env })
+  } finally {
+    if (isOurs) rmSync(SERVICES_POLICY, { force: true })
+  }
 }
 
 /** Writes a file so that a reader never sees half of it. */

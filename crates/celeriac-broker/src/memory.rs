@@ -30,6 +30,7 @@ const MAX_DEAD_LETTERS: usize = 10_000;
 /// Every broker of the process, by the URL's text after `memory://`.
 static BROKERS: LazyLock<Mutex<HashMap<String, Arc<Broker>>>> = LazyLock::new(Mutex::default);
 
+#[allow(clippy::unnecessary_wraps, reason = "the registry's signature")]
 pub(crate) fn open(url: &str, _options: TransportOptions) -> Result<Arc<dyn Transport>> {
     let name = url.split_once("://").map_or("", |(_, rest)| rest);
     let name = name.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');

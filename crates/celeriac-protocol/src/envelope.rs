@@ -1,4 +1,4 @@
-//! The wrapping that kombu's virtual transports (Redis, SQLAlchemy, memory, filesystem, SQS) put around a
+//! The wrapping that kombu's virtual transports (Redis, `SQLAlchemy`, memory, filesystem, SQS) put around a
 //! message: one JSON text with `body`, `content-encoding`, `content-type`, `headers` and `properties`.
 
 use std::borrow::Cow;
@@ -41,12 +41,11 @@ pub fn encode(message: &Message, exchange: &str, routing_key: &str) -> String {
     // Writing to a string cannot fail.
     let _ = write!(out, "}}, \"priority\": {}", properties.priority.unwrap_or(0));
     out.push_str(", \"body_encoding\": \"base64\", \"delivery_tag\": ");
-    match &properties.delivery_tag {
-        Some(tag) => push_string(&mut out, tag),
-        None => {
-            let mut buffer = Uuid::encode_buffer();
-            push_string(&mut out, Uuid::new_v4().hyphenated().encode_lower(&mut buffer));
-        }
+    if let Some(tag) = &properties.delivery_tag {
+        push_string(&mut out, tag);
+    } else {
+        let mut buffer = Uuid::encode_buffer();
+        push_string(&mut out, Uuid::new_v4().hyphenated().encode_lower(&mut buffer));
     }
     out.push_str("}}");
     out
@@ -81,7 +80,7 @@ fn push_properties(out: &mut String, properties: &Properties) {
 /// absent (the body is then plain text).
 ///
 /// # Errors
-/// [`Error::Decode`](celeriac_error::Error::Decode) for anything that is not such an envelope: the caller keeps
+/// [`Error::Decode`] for anything that is not such an envelope: the caller keeps
 /// the original bytes.
 pub fn decode(raw: &[u8]) -> Result<Message> {
     let mut body = None;
@@ -92,7 +91,7 @@ pub fn decode(raw: &[u8]) -> Result<Message> {
             "body" => body = Some(value),
             "content-type" => message.content_type = text(&name, value)?.unwrap_or_default().into_owned(),
             "content-encoding" => {
-                message.content_encoding = text(&name, value)?.unwrap_or_default().into_owned()
+                message.content_encoding = text(&name, value)?.unwrap_or_default().into_owned();
             }
             "headers" if value != "null" => value_object(&name, value)?.clone_into(&mut message.headers),
             "properties" if value != "null" => {

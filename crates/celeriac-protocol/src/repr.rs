@@ -114,10 +114,10 @@ impl Printer<'_, '_> {
     }
 
     fn object(&mut self, reader: &mut Jiter<'_>, level: usize) -> Result<()> {
-        if let Some(meaning) = peek_tag(self.source, reader)?.and_then(|tag| tag.meaning()) {
-            if self.tagged(&meaning) {
-                return reader.known_skip(Peek::Object).map_err(decode_error);
-            }
+        if let Some(meaning) = peek_tag(self.source, reader)?.and_then(|tag| tag.meaning())
+            && self.tagged(&meaning)
+        {
+            return reader.known_skip(Peek::Object).map_err(decode_error);
         }
         if level >= self.max_levels {
             self.literal("{...}");

@@ -112,7 +112,7 @@ fn push_text(out: &mut String, name: &str, value: Option<&str>) {
 /// Fields that Celery does not know are kept with the stamps when the document is an extended one.
 ///
 /// # Errors
-/// [`Error::Decode`](celeriac_error::Error::Decode) when it is not a JSON object with a `status`.
+/// [`Error::Decode`] when it is not a JSON object with a `status`.
 pub fn decode(text: &[u8]) -> Result<TaskMeta> {
     let mut meta =
         TaskMeta { result_json: "null".to_owned(), children_json: "null".to_owned(), ..TaskMeta::default() };
@@ -185,7 +185,7 @@ fn shown(value: &str) -> Option<String> {
 /// `group_id` and `parent_id` are always there, the extended fields only when the document has them.
 ///
 /// # Errors
-/// [`Error::Decode`](celeriac_error::Error::Decode) when a JSON part is broken.
+/// [`Error::Decode`] when a JSON part is broken.
 pub fn to_javascript(meta: &TaskMeta) -> Result<String> {
     let mut out = String::with_capacity(256 + meta.result_json.len() + meta.children_json.len());
     let mut tagged = false;

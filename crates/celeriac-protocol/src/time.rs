@@ -2,6 +2,8 @@
 //!
 //! Source of the rules: `celery.utils.time.maybe_iso8601`, which is `dateutil.parser.isoparse`.
 
+use std::fmt::Write as _;
+
 use celeriac_error::{Error, Result};
 use jiff::civil::{Date, DateTime, ISOWeekDate, Time, Weekday};
 use jiff::tz::Offset;
@@ -14,7 +16,7 @@ use jiff::{Timestamp, ToSpan};
 /// may be missing), `24:00` included; then `Z`, `±hh`, `±hh:mm` or `±hhmm`.
 ///
 /// # Errors
-/// [`Error::Decode`](celeriac_error::Error::Decode) when it is none of these or there is no such day.
+/// [`Error::Decode`] when it is none of these or there is no such day.
 pub fn parse_datetime(text: &str) -> Result<Timestamp> {
     let wrong = || Error::Decode { reason: format!("`{text}` is no ISO 8601 date and time") };
     let (civil, offset) = parse_civil(text).ok_or_else(wrong)?;
@@ -38,7 +40,8 @@ pub fn format_timestamp(timestamp: Timestamp) -> String {
     );
     let microseconds = civil.subsec_nanosecond() / 1000;
     if microseconds != 0 {
-        text.push_str(&format!(".{microseconds:06}"));
+        // Writing to a string cannot fail.
+        let _ = write!(text, ".{microseconds:06}");
     }
     text.push_str("+00:00");
     text

@@ -1,9 +1,11 @@
 import {
   bool,
   callable,
+  checked,
   dict,
   either,
   int,
+  Mismatch,
   name,
   nullable,
   number,
@@ -81,7 +83,7 @@ export interface ResultSettings {
   /** Seconds between two health checks of a connection. */
   redisBackendHealthCheckInterval: number | null
   /** Gives user and password anew for each connection. */
-  redisBackendCredentialProvider: unknown
+  redisBackendCredentialProvider: string | object | null
   /** The name that connections have in CLIENT LIST. */
   redisClientName: string | null
 
@@ -102,12 +104,15 @@ export interface ResultSettings {
 }
 
 const engineCallback: Parser<(engine: unknown) => void> = callable('a function')
-const credentialProvider: Parser<unknown> = {
-  type: 'any',
-  expected: 'a function or an object',
-  fromText: (text) => text,
-  parse: (value) => value,
-}
+const credentialProvider: Parser<string | object> = checked(
+  'any',
+  'an object, a function, or where to find one',
+  (value) => {
+    if ((typeof value === 'object' && value !== null) || typeof value === 'function') return value
+    if (typeof value === 'string') return value
+    throw new Mismatch(credentialProvider.expected, value)
+  },
+)
 
 export const resultSettings: Table<ResultSettings> = {
   resultBackend: setting(nullable(string), null),
@@ -142,7 +147,7 @@ export const resultSettings: Table<ResultSettings> = {
   redisRetryOnTimeout: setting(bool, false),
   redisSocketKeepalive: setting(bool, false),
   redisBackendHealthCheckInterval: setting(nullable(seconds), null),
-  redisBackendCredentialProvider: setting(credentialProvider, null),
+  redisBackendCredentialProvider: setting(nullable(credentialProvider), null),
   redisClientName: setting(nullable(string), null),
 
   databaseUrl: setting(nullable(string), null),

@@ -102,7 +102,7 @@ impl Rewriter<'_, '_> {
             let end = reader.current_index();
             let Some(meaning) = tag.meaning() else {
                 let tag = excerpt(&self.source.text[start..end]);
-                return Err(Error::Decode { reason: format!("kombu knows no such tag: {tag}") });
+                return Err(Error::Decode { reason: format!("kombu would refuse this tag: {tag}") });
             };
             self.tagged = true;
             let textual = matches!(first_byte(tag.value), Some(b'"'));

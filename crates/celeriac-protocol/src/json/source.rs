@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use celeriac_error::{Error, Result};
-use jiter::{Jiter, JiterError};
+use jiter::{Jiter, JiterError, JiterErrorType};
 use memchr::memchr_iter;
 
 /// A text and what the parser is given instead of it.
@@ -63,7 +63,11 @@ impl<'a> Source<'a> {
 
 #[allow(clippy::needless_pass_by_value)] // for map_err
 pub(crate) fn decode_error(error: JiterError) -> Error {
-    Error::Decode { reason: format!("no valid JSON: {error}") }
+    let reason = match error.error_type {
+        JiterErrorType::WrongType { .. } => format!("JSON of another kind: {error}"),
+        JiterErrorType::JsonError(_) => format!("no valid JSON: {error}"),
+    };
+    Error::Decode { reason }
 }
 
 fn without_lone_surrogates(text: &[u8]) -> Cow<'_, [u8]> {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::source::{Source, decode_error};
 use super::{first_byte, object_members, string_value};
+use crate::time::{parse_civil, parse_clock};
 
 /// An object with exactly the two keys of a tag.
 pub(crate) struct Tag<'a> {
@@ -62,10 +63,12 @@ impl<'a> Tag<'a> {
             _ => None,
         };
         match self.kind.as_deref()? {
-            "datetime" => text().map(Tagged::DateTime),
-            "date" => text().map(Tagged::Date),
-            "time" => text().map(Tagged::Time),
-            "decimal" => text().or_else(|| self.integer()).map(Tagged::Decimal),
+            "datetime" => text().filter(|text| parse_civil(text).is_some()).map(Tagged::DateTime),
+            "date" => text().filter(|text| parse_civil(text).is_some()).map(Tagged::Date),
+            "time" => text().filter(|text| parse_clock(text).is_some()).map(Tagged::Time),
+            "decimal" => {
+                text().filter(|text| is_decimal(text)).or_else(|| self.integer()).map(Tagged::Decimal)
+            }
             "uuid" => self.uuid().map(Tagged::Uuid),
             "bytes" => text().map(|text| Tagged::Bytes(text.into_owned().into_bytes())),
             "base64" => STANDARD.decode(text()?.as_bytes()).ok().map(Tagged::Bytes),
@@ -88,4 +91,24 @@ impl<'a> Tag<'a> {
             _ => None,
         }
     }
+}
+
+/// What Python's `Decimal` reads, but for white space around it and underscores in it.
+fn is_decimal(text: &str) -> bool {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text).to_ascii_lowercase();
+    if matches!(unsigned.as_str(), "inf" | "infinity") {
+        return true;
+    }
+    let is_number = |digits: &str| digits.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(payload) = unsigned.strip_prefix("snan").or_else(|| unsigned.strip_prefix("nan")) {
+        return is_number(payload);
+    }
+    let (mantissa, exponent) = unsigned.split_once('e').unwrap_or((&unsigned, "0"));
+    let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    !exponent.is_empty()
+        && is_number(exponent)
+        && !(whole.is_empty() && fraction.is_empty())
+        && is_number(whole)
+        && is_number(fraction)
 }

@@ -9,6 +9,7 @@ use celeriac_error::{Error, Result};
 
 use super::TaskRequest;
 use crate::Message;
+use crate::json::source::Source;
 use crate::json::{array_items, excerpt, first_byte, object_members, push_string, string_value};
 use crate::time::parse_datetime;
 
@@ -21,9 +22,9 @@ impl TaskRequest {
     /// Tags inside the arguments are not looked at: [`to_javascript`](crate::json::to_javascript) does that.
     ///
     /// # Errors
-    /// - [`Error::ContentDisallowed`](celeriac_error::Error::ContentDisallowed): the content type is not accepted;
-    /// - [`Error::Decode`](celeriac_error::Error::Decode): the body is not what the content type says;
-    /// - [`Error::InvalidTask`](celeriac_error::Error::InvalidTask): no task message, or a field of a wrong type.
+    /// - [`Error::ContentDisallowed`]: the content type is not accepted;
+    /// - [`Error::Decode`]: the body is not what the content type says;
+    /// - [`Error::InvalidTask`]: no task message, or a field of a wrong type.
     pub fn decode(message: &Message, accept: &[String]) -> Result<Self> {
         let headers = match message.headers.as_str() {
             "" => Vec::new(),
@@ -39,9 +40,8 @@ impl TaskRequest {
             Some(b'[') if names_task => protocol_2(body)?,
             Some(b'{') => protocol_1(body, names_task, &mut fields)?,
             Some(b'[') => return Err(invalid("neither the headers nor the body name a `task`")),
-            // What is no JSON at all is the sender's mistake in writing, not in meaning.
             _ => {
-                object_members(body.as_bytes())?;
+                Source::of(body).validate()?;
                 return Err(invalid("the body is neither an array nor an object"));
             }
         };

@@ -24,7 +24,7 @@ use crate::{DeliveryInfo, Message, Properties};
 /// the properties when they are given as options, and a `correlation_id` among the properties replaces the task id.
 ///
 /// # Errors
-/// [`Error::Encode`](celeriac_error::Error::Encode) when a text is not JSON of the expected kind.
+/// [`Error::Encode`] when a text is not JSON of the expected kind.
 pub fn encode(
     template: &TaskTemplate,
     task_id: &str,
@@ -67,6 +67,11 @@ fn representation<'a>(
     if let Some(given) = given {
         check(name, json, first)?;
         return Ok(Cow::Borrowed(given));
+    }
+    match json {
+        "{}" if first == b'{' => return Ok(Cow::Borrowed("{}")),
+        "[]" if first == b'[' => return Ok(Cow::Borrowed("()")),
+        _ => {}
     }
     // What is too deep to be printed is not looked into; too deep to be read it may be all the same.
     let may_be_too_deep = memchr2_iter(b'[', b'{', json.as_bytes()).nth(usize::from(MAX_DEPTH)).is_some();

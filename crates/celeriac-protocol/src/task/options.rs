@@ -14,7 +14,7 @@ impl TaskOptions {
     /// Null is the same as leaving a key out, except for `ignore_result`.
     ///
     /// # Errors
-    /// [`Error::Encode`](celeriac_error::Error::Encode) names the key that is wrong.
+    /// [`Error::Encode`] names the key that is wrong.
     pub fn from_json(text: &str) -> Result<Self> {
         let mut options = Self::default();
         if text == "{}" {
@@ -41,7 +41,7 @@ impl TaskOptions {
                 "priority" => options.priority = value.integer()?,
                 "delivery_mode" => options.delivery_mode = value.integer()?,
                 "replaced_task_nesting" => {
-                    options.replaced_task_nesting = value.integer()?.unwrap_or_default()
+                    options.replaced_task_nesting = value.integer()?.unwrap_or_default();
                 }
                 "argsrepr" => options.argsrepr = value.string()?,
                 "kwargsrepr" => options.kwargsrepr = value.string()?,

@@ -36,10 +36,10 @@ fn read(bytes: &[u8]) {
     let _ = saferepr(bytes, true, 20, Some(3));
     let _ = saferepr(bytes, false, usize::MAX, None);
     let _ = result_meta::decode(bytes).map(|meta| result_meta::to_javascript(&meta));
-    if let Some(marked) = envelope::mark_redelivered(bytes) {
-        if let Ok(message) = envelope::decode(&marked) {
-            assert!(message.properties.delivery_info.redelivered);
-        }
+    if let Some(marked) = envelope::mark_redelivered(bytes)
+        && let Ok(message) = envelope::decode(&marked)
+    {
+        assert!(message.properties.delivery_info.redelivered);
     }
     if let Ok(message) = envelope::decode(bytes) {
         let _ = TaskRequest::decode(&message, &accept());

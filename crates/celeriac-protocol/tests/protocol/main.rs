@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod decoding;
+mod encoding;
 mod hostile;
 mod javascript;
 mod messages;

@@ -306,10 +306,10 @@ fn encodes_what_celery_encodes() {
             if !is_given {
                 let levels = template(&case).repr_max_levels;
                 let print = |tuple| repr::saferepr(args.as_bytes(), tuple, repr::MAX_LENGTH, levels).unwrap();
-                if !survives_json(&case["args"]) {
-                    without_representation.push(name.to_owned());
-                } else {
+                if survives_json(&case["args"]) {
                     assert_eq!(json!(print(args == "[]")), recorded["headers"]["argsrepr"], "{name}");
+                } else {
+                    without_representation.push(name.to_owned());
                 }
                 expected["headers"]["argsrepr"] = json!(print(true));
             }

@@ -1,6 +1,8 @@
 //! Recorded cases, and the typed JSON that their values are in: plain JSON, and objects with one key that begins
 //! with `$` for what JSON would lose (`{"$int": "9007199254740993"}`, `{"$bytes": base64}`, `{"$tuple": […]}`, …).
 
+use std::fmt::Write as _;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use celeriac_error::Result;
@@ -84,7 +86,7 @@ fn push_object(out: &mut String, members: &[(String, &Value)]) -> Option<()> {
 fn push_typed(out: &mut String, kind: &str, inner: &Value) -> Option<()> {
     let text = || inner.as_str().unwrap();
     let mut tag = |kind: &str, json: &str| {
-        out.push_str(&format!("{{\"__type__\": \"{kind}\", \"__value__\": {json}}}"));
+        write!(out, "{{\"__type__\": \"{kind}\", \"__value__\": {json}}}").unwrap();
     };
     let quoted = |text: &str| {
         let mut json = String::new();
@@ -115,7 +117,7 @@ fn push_typed(out: &mut String, kind: &str, inner: &Value) -> Option<()> {
             out.push('"');
             for unit in inner.as_array().unwrap() {
                 match u32::try_from(unit.as_u64().unwrap()).unwrap() {
-                    unit @ 0xd800.. => out.push_str(&format!("\\u{unit:04x}")),
+                    unit @ 0xd800.. => write!(out, "\\u{unit:04x}").unwrap(),
                     unit => out.push(char::from_u32(unit).unwrap()),
                 }
             }

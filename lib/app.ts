@@ -1,0 +1,349 @@
+import { randomUUID } from 'node:crypto'
+import { hostname } from 'node:os'
+
+import { BrokerConnection } from './broker.ts'
+import { type ApplyAsyncOptions, readOptions, type WireOptions } from './call-options.ts'
+import { type AnySignature, maybeSignature, Signature, type SignatureInit } from './canvas/signature.ts'
+import { type ConfigOptions, Settings } from './config/conf.ts'
+import { withSnakeCaseKeys } from './config/names.ts'
+import { resolveBroker } from './config/resolve.ts'
+import type { SettingsInput } from './config/settings.ts'
+import { Control } from './control.ts'
+import { currentTask, currentWorkerTask } from './current-task.ts'
+import { CeleriacError, NotRegistered } from './errors.ts'
+import { MessagePreparer, type PreparedMessage } from './prepare.ts'
+import type { SignatureDict } from './request.ts'
+import { AsyncResult, type EagerResult } from './result.ts'
+import { openResultStore } from './results/registry.ts'
+import type { ResultStore } from './results/store.ts'
+import type { Router } from './routing.ts'
+import { decodeJson } from './serialization/revive.ts'
+import { encodeJson, encodeTagged } from './serialization/encode.ts'
+import { joinApps, leaveApps, type SharedDefinition } from './shared-task.ts'
+import { type AnyTask, Task, type TaskBody } from './task.ts'
+import type { RetryMessage, TaskContext } from './task-context.ts'
+import type { TaskOptions } from './task-options.ts'
+import { checkTaskOptions } from './task-options-check.ts'
+import type { NativeBrokerOptions } from '#native'
+
+/** What an app is made with: any setting, in either spelling, and these short names. */
+export type CeleryOptions = SettingsInput & {
+  /** URL of the broker: `brokerUrl`. */
+  broker?: string | readonly string[] | undefined
+  /** URL of the result backend: `resultBackend`. */
+  backend?: string | undefined
+  /** Modules that a worker imports when it starts. */
+  include?: readonly string[] | undefined
+}
+
+/** An app: settings, tasks, and a connection to broker and result backend, opened on first use. */
+export class Celery {
+  /** First part of the names of tasks that have none of their own. */
+  readonly main: string
+  /** Settings by Celery's names, in camelCase or as Celery spells them. */
+  readonly conf: Settings
+  /** The registered tasks by name. */
+  readonly tasks = new Map<string, AnyTask>()
+  /** Id of this app: the property `reply_to` of its messages. */
+  readonly oid: string = randomUUID()
+  /** The connection to the broker, opened on first use. */
+  readonly broker: BrokerConnection
+  readonly control = new Control(this)
+  readonly #preparer: MessagePreparer
+  #backend: ResultStore | undefined
+  #closing: Promise<void> | undefined
+
+  constructor(name?: string, options?: CeleryOptions)
+  constructor(options?: CeleryOptions)
+  constructor(name: string | CeleryOptions = 'celeriac', options: CeleryOptions = {}) {
+    const { broker, backend, ...settings } = typeof name === 'string' ? options : name
+    this.main = typeof name === 'string' ? name : 'celeriac'
+    this.conf = new Settings(settings as SettingsInput)
+    if (broker !== undefined) this.conf.update({ brokerUrl: broker })
+    if (backend !== undefined) this.conf.update({ resultBackend: backend })
+    this.broker = new BrokerConnection(() => this.#brokerOptions())
+    this.#preparer = new MessagePreparer(this.conf, this.broker)
+    joinApps(this)
+  }
+
+  /** The result store, opened on first use. */
+  get backend(): ResultStore {
+    if (this.#backend === undefined) {
+      if (this.#closing !== undefined) throw new CeleriacError('ERR_CELERIAC_CLOSED', 'the app is closed')
+      this.#backend = openResultStore(this.conf)
+    }
+    return this.#backend
+  }
+
+  /** Where messages go, by the settings as they are now. */
+  get router(): Router {
+    return this.#preparer.router
+  }
+
+  /** The task that runs here; undefined outside of a task. */
+  get currentTask(): TaskContext | undefined {
+    return currentTask()
+  }
+
+  /** Like {@link currentTask}, passing over tasks that were called like functions. */
+  get currentWorkerTask(): TaskContext | undefined {
+    return currentWorkerTask()
+  }
+
+  /** Registers a task whose body gets the running task first (`bind: true`). */
+  task<Args extends unknown[], Return>(
+    options: TaskOptions<Args, Return> & { bind: true },
+    body: (self: TaskContext, ...args: Args) => Return,
+  ): Task<Args, Return>
+  /** Registers a task. Without a name it has the app's, a dot and the function's. */
+  task<Args extends unknown[], Return>(
+    options: TaskOptions<Args, Return> & { bind?: false | undefined },
+    body: (...args: Args) => Return,
+  ): Task<Args, Return>
+  task<Args extends unknown[], Return>(body: (...args: Args) => Return): Task<Args, Return>
+  task(first: TaskOptions<never, never> | TaskBody, second?: TaskBody): AnyTask {
+    const [options, body] = typeof first === 'function' ? [{}, first] : [first as TaskOptions, second]
+    if (typeof body !== 'function') {
+      throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'app.task needs the function of the task')
+    }
+    return this.registerTask(new Task(this, this.#nameOf(options, body), checkTaskOptions(options), body))
+  }
+
+  /** Registers a task that was made by hand; ERR_CELERIAC_DUPLICATE_TASK when its name is taken. */
+  registerTask<T extends AnyTask>(task: T): T {
+    if (this.tasks.has(task.name)) {
+      throw new CeleriacError(
+        'ERR_CELERIAC_DUPLICATE_TASK',
+        `two tasks are called ${task.name}: give one of them another name`,
+      )
+    }
+    this.tasks.set(task.name, task)
+    return task
+  }
+
+  /** Registers a shared task; a task of the app's own of that name goes before it. */
+  addSharedTask({ name, options, body }: SharedDefinition): void {
+    if (!this.tasks.has(name)) this.registerTask(new Task(this, name, options, body))
+  }
+
+  /** The registered task of that name; throws NotRegistered. */
+  taskNamed(name: string): AnyTask {
+    const task = this.tasks.get(name)
+    if (task === undefined) throw new NotRegistered(`no task is registered as ${name}`)
+    return task
+  }
+
+  /** Sends a task by name, whether it is registered here or not. Resolves once the broker has the message. */
+  async sendTask<T = unknown>(
+    name: string,
+    args: readonly unknown[] = [],
+    options: ApplyAsyncOptions = {},
+  ): Promise<AsyncResult<T>> {
+    const { kwargs, ...rest } = options
+    return this.#send<T>(name, args, kwargs ?? {}, readOptions(rest), this.tasks.get(name), true)
+  }
+
+  /** A signature of a task by name. */
+  signature(name: string, init: SignatureInit = {}): Signature {
+    return new Signature(this, name, init)
+  }
+
+  /** A signature of what may be one already, or a dict that travelled; null stays null. */
+  maybeSignature(
+    value: AnySignature | Readonly<Partial<SignatureDict>> | null | undefined,
+  ): AnySignature | null {
+    return maybeSignature(value, this)
+  }
+
+  /** The result of the task of this id. */
+  AsyncResult<T = unknown>(taskId: string): AsyncResult<T> {
+    return new AsyncResult<T>(this, taskId)
+  }
+
+  /** Takes the settings of an object, such as the exports of a module. See {@link Settings.configFromObject}. */
+  configFromObject(values: object, options?: ConfigOptions): void {
+    this.conf.configFromObject(values, options)
+  }
+
+  /** Sets defaults that give way to every other setting. */
+  addDefaults(values: SettingsInput): void {
+    this.conf.addDefaults(values)
+  }
+
+  /** What `task.delay` and `task.applyAsync` come to. */
+  async sendFromTask<T>(
+    task: AnyTask,
+    args: readonly unknown[],
+    options?: ApplyAsyncOptions,
+  ): Promise<AsyncResult<T>> {
+    if (options === undefined && !this.conf.taskAlwaysEager && currentWorkerTask() === undefined) {
+      const route = this.#preparer.plainRoute(task)
+      if (route !== undefined) return this.#sendPlain<T>(task, args, route)
+    }
+    const { kwargs = {}, ...rest } = options ?? {}
+    checkCall(task, args, kwargs)
+    const wire = readOptions(rest)
+    if (this.conf.taskAlwaysEager) return this.#sendEagerly<T>(task, args, kwargs, wire)
+    return this.#send<T>(task.name, args, kwargs, wire, task, true)
+  }
+
+  /** What `signature.applyAsync` comes to; options under Celery's names. */
+  async sendSignature<T>(
+    name: string,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+    options: WireOptions,
+  ): Promise<AsyncResult<T>> {
+    const task = this.tasks.get(name)
+    if (task !== undefined && this.conf.taskAlwaysEager)
+      return this.#sendEagerly<T>(task, args, kwargs, options)
+    return this.#send<T>(name, args, kwargs, options, task, false)
+  }
+
+  /**
+   * Encodes a call without sending it: for messages that a worker sends as part of a settlement. Options are in
+   * either spelling; unknown ones become message properties, as in signatures.
+   */
+  prepare(
+    name: string,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+    options: ApplyAsyncOptions | WireOptions = {},
+    task: AnyTask | undefined = this.tasks.get(name),
+  ): PreparedMessage {
+    const wire = readOptions(options)
+    const taskId = typeof wire['task_id'] === 'string' ? wire['task_id'] : randomUUID()
+    return this.#preparer.prepare({ name, args, kwargs, options: wire, task, strict: false }, taskId)
+  }
+
+  /** {@link prepare} for a signature that is called with these arguments before its own. */
+  prepareSignature(
+    signature: AnySignature | Readonly<Partial<SignatureDict>>,
+    args: readonly unknown[] = [],
+    options: ApplyAsyncOptions | WireOptions = {},
+  ): PreparedMessage {
+    const one = maybeSignature(signature, this) as AnySignature
+    const merged = one.merge(args, {}, readOptions(options))
+    return this.prepare(one.task, merged.args, merged.kwargs, merged.options)
+  }
+
+  /** The next attempt of a running task (`Task.signature_from_request`): same id, same place, what travelled with it. */
+  prepareRetry(
+    context: TaskContext,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+    options: ApplyAsyncOptions,
+  ): RetryMessage {
+    const { request, task } = context
+    const wire: WireOptions = { ...request.asExecutionOptions(), ...readOptions(options) }
+    wire['ignore_result'] ??= request.ignoreResult ?? task.ignoreResult
+    const { exchange, routingKey, priority } = request.deliveryInfo
+    if (priority !== null) wire['priority'] = priority
+    if (wire['queue'] === undefined && wire['exchange'] === undefined && wire['routing_key'] === undefined) {
+      if (exchange === '' && routingKey !== null) wire['queue'] = routingKey
+      else if (exchange !== null && routingKey !== null)
+        Object.assign(wire, { exchange, routing_key: routingKey })
+      else if (request.queue !== null) wire['queue'] = request.queue
+    }
+    const prepared = request.isEager ? null : this.prepare(task.name, args, kwargs, wire, task)
+    return { args, kwargs, options: wire, prepared }
+  }
+
+  /**
+   * Settles what is under way, then closes the connections. Waits for results end with ERR_CELERIAC_CLOSED. Calling it
+   * twice is fine.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#end()
+    return this.#closing
+  }
+
+  /** {@link close}: `await using app = new Celery(…)`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  async #end(): Promise<void> {
+    leaveApps(this)
+    const results = await Promise.allSettled([this.broker.close(), this.#backend?.close()])
+    const failed = results.find((result) => result.status === 'rejected')
+    if (failed !== undefined) throw failed.reason
+  }
+
+  /** The hot path: arguments only, and a route that is known. */
+  #sendPlain<T>(task: AnyTask, args: readonly unknown[], route: number): Promise<AsyncResult<T>> {
+    if (task.parameters !== null) checkCall(task, args, {})
+    const { ignoreResult } = task
+    const taskId = randomUUID()
+    const message = {
+      route,
+      taskId,
+      args: encodeJson(args, 'args'),
+      kwargs: '{}',
+      options: null,
+      ignoreResult,
+    }
+    return this.broker.publish(message, new AsyncResult<T>(this, taskId, null, ignoreResult))
+  }
+
+  async #send<T>(
+    name: string,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+    options: WireOptions,
+    task: AnyTask | undefined,
+    strict: boolean,
+  ): Promise<AsyncResult<T>> {
+    const taskId = typeof options['task_id'] === 'string' ? options['task_id'] : randomUUID()
+    const message = this.#preparer.prepare({ name, args, kwargs, options, task, strict }, taskId)
+    const result = new AsyncResult<T>(this, taskId, null, message.ignoreResult ?? false)
+    await this.broker.publish(message, result)
+    const context = currentWorkerTask()
+    if (context !== undefined && options['add_to_parent'] !== false && (context.task.options.trail ?? true)) {
+      context.request.children.push(result)
+    }
+    return result
+  }
+
+  /** `taskAlwaysEager`: what is sent and what arrives is the same as by a broker. */
+  async #sendEagerly<T>(
+    task: AnyTask,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+    options: WireOptions,
+  ): Promise<EagerResult<T>> {
+    const arrived = roundTrip([args, kwargs]) as [unknown[], Record<string, unknown>]
+    return (await task.applyWire(arrived[0], arrived[1], options)) as EagerResult<T>
+  }
+
+  #nameOf(options: Pick<TaskOptions, 'name'>, body: TaskBody): string {
+    if (options.name !== undefined && options.name !== '') return options.name
+    if (body.name !== '') return `${this.main}.${body.name}`
+    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'a task needs a name: app.task({ name: … }, …)')
+  }
+
+  #brokerOptions(): NativeBrokerOptions {
+    const { conf } = this
+    const [url] = resolveBroker(conf).write
+    return {
+      url,
+      transportOptions: encodeJson(
+        withSnakeCaseKeys(conf.brokerTransportOptions as Record<string, unknown>),
+        'brokerTransportOptions',
+      ),
+      connectTimeoutMs: 1000 * (conf.brokerConnectionTimeout ?? 4),
+      publishTimeoutMs: 1000 * conf.publishTimeout,
+      origin: `gen${process.pid}@${hostname()}`,
+      replyTo: this.oid,
+    }
+  }
+}
+
+/** Refuses a call that cannot be bound to `params`, as Celery's `typing`. */
+function checkCall(task: AnyTask, args: readonly unknown[], kwargs: Readonly<Record<string, unknown>>): void {
+  if (task.parameters !== null && (task.options.typing ?? true)) task.bindArguments(args, kwargs)
+}
+
+function roundTrip(value: unknown): unknown {
+  return decodeJson(encodeTagged(value, 'arguments'), true)
+}

@@ -1,0 +1,201 @@
+import { createRequire } from 'node:module'
+
+import { CeleriacError, isCeleriacErrorCode } from './errors.ts'
+import type {
+  NativeBroker,
+  NativeBrokerOptions,
+  NativeLogRecord,
+  NativeReport,
+  NativeResults,
+  NativeResultsOptions,
+  NativeWorker,
+  NativeWorkerOptions,
+} from '#native'
+
+/** The Rust core: the declarations of native.d.cts. */
+export type Native = typeof import('#native')
+
+let binding: Native | undefined
+
+/** The Rust core, loaded on first use, so that an app can be imported where no binary is. */
+export function native(): Native {
+  binding ??= load()
+  return binding
+}
+
+function load(): Native {
+  try {
+    return createRequire(import.meta.url)('#native') as Native
+  } catch (cause) {
+    throw new CeleriacError(
+      'ERR_CELERIAC_NATIVE_MISSING',
+      `celeriac has no native binary for ${process.platform}-${process.arch} here: install it again without ` +
+        `--omit=optional, or build it with \`npm run build\` in a clone`,
+      { cause },
+    )
+  }
+}
+
+const trace: ((line: string) => void) | null =
+  process.env['CELERIAC_TRACE_NATIVE'] === '1'
+    ? (line) => process.stderr.write(`celeriac native: ${line}\n`)
+    : null
+
+/** Whether CELERIAC_TRACE_NATIVE=1 is set: calls into the core go to stderr, and errors know their callers. */
+export const tracing = trace !== null
+
+/** Opens a connection of the core to a broker; nothing is connected yet. */
+export function openNativeBroker(
+  options: NativeBrokerOptions,
+  report: (report: NativeReport) => void,
+): NativeBroker {
+  return call('broker.open', () => native().NativeBroker.open(options, report))
+}
+
+/** Opens a result store of the core; nothing is connected yet. */
+export function openNativeResults(
+  options: NativeResultsOptions,
+  report: (report: NativeReport) => void,
+): NativeResults {
+  return call('results.open', () => native().NativeResults.open(options, report))
+}
+
+/** Makes a worker of the core; it does nothing yet. Without `results` it stores nothing. */
+export function openNativeWorker(
+  broker: NativeBroker,
+  results: NativeResults | null,
+  options: NativeWorkerOptions,
+): NativeWorker {
+  return call('worker.open', () => native().NativeWorker.open(broker, results, options))
+}
+
+/** Sends the core's log records of `level` and above to `write`, in batches; the last call of a process wins. */
+export function setNativeLogger(level: string, write: (records: NativeLogRecord[]) => void): void {
+  call('setLogger', () => native().setLogger(level, write))
+}
+
+/** How Python prints the value of a JSON text, as Celery prints results in its log. */
+export function pythonRepr(json: string, maxLength: number): string {
+  return call('pythonRepr', () => native().pythonRepr(json, false, maxLength))
+}
+
+/**
+ * Calls the core. Its errors come out as {@link CeleriacError}s with the stack of the caller; `name` says in the trace
+ * what was called.
+ */
+export function call<T>(name: string, work: () => T): T {
+  trace?.(name)
+  try {
+    return work()
+  } catch (cause) {
+    throw fromNative(cause)
+  }
+}
+
+/** {@link call} for what returns a promise. */
+export async function callAsync<T>(name: string, work: () => Promise<T>): Promise<T> {
+  trace?.(name)
+  try {
+    return await work()
+  } catch (cause) {
+    trace?.(`${name} failed: ${String(cause)}`)
+    throw fromNative(cause)
+  }
+}
+
+function fromNative(cause: unknown): unknown {
+  if (cause instanceof CeleriacError || !(cause instanceof Error)) return cause
+  const { code } = cause as { code?: unknown }
+  return isCeleriacErrorCode(code) ? new CeleriacError(code, cause.message, { cause }) : cause
+}
+
+interface Pending {
+  resolve(value: unknown): void
+  reject(reason: unknown): void
+  /** What a success resolves with; undefined for waits, which resolve with their document. */
+  value: unknown
+  /** Where the call was made; only when tracing, for it costs more than the call. */
+  caller: Error | null
+}
+
+/** Far enough away to never fire; setInterval takes no more. */
+const NEVER_MS = 2 ** 31 - 1
+
+/**
+ * Calls into the core that are under way. Each has a number, which the core names in a report when it is done. As long
+ * as one is outstanding the process is kept alive; the core's own callbacks never do.
+ */
+export class Calls {
+  /** Numbers are used once: a report may still name a call that was cancelled. */
+  readonly #pending = new Map<number, Pending>()
+  #next = 0
+  #handle: NodeJS.Timeout | undefined
+
+  /** How many calls have no answer yet. */
+  get outstanding(): number {
+    return this.#pending.size
+  }
+
+  /**
+   * Makes a call: `start` gets its number. The promise resolves with `value` when the core reports the call done, or
+   * with its document when `value` is undefined; it rejects when `start` throws or the core reports a failure.
+   */
+  make<T>(value: T, start: (call: number) => void): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const call = this.#next
+      this.#next = (call + 1) >>> 0
+      const caller = tracing ? new Error('called here') : null
+      this.#pending.set(call, { resolve: resolve as (value: unknown) => void, reject, value, caller })
+      if (this.#pending.size === 1) this.#hold()
+      try {
+        start(call)
+      } catch (error) {
+        this.#take(call)
+        reject(fromNative(error))
+      }
+    })
+  }
+
+  /** Forgets a call; its promise rejects with `reason`. False when it was done already. */
+  cancel(call: number, reason: unknown): boolean {
+    const pending = this.#take(call)
+    pending?.reject(reason)
+    return pending !== undefined
+  }
+
+  /** Settles what a report names. */
+  readonly report = (report: NativeReport): void => {
+    const { calls, documents, failures } = report
+    for (let index = 0; index < calls.length; index++) {
+      const pending = this.#take(calls[index] as number)
+      if (pending !== undefined)
+        pending.resolve(pending.value === undefined ? documents?.[index] : pending.value)
+    }
+    for (const failure of failures) {
+      const pending = this.#take(failure.call)
+      if (pending === undefined) continue
+      const code = isCeleriacErrorCode(failure.code) ? failure.code : 'ERR_CELERIAC_INTERNAL'
+      pending.reject(
+        new CeleriacError(code, failure.message, pending.caller ? { cause: pending.caller } : undefined),
+      )
+    }
+  }
+
+  /** Ends every call that is still under way with `reason`. */
+  failAll(reason: unknown): void {
+    for (const call of this.#pending.keys()) this.cancel(call, reason)
+  }
+
+  #take(call: number): Pending | undefined {
+    const pending = this.#pending.get(call)
+    if (pending === undefined) return undefined
+    this.#pending.delete(call)
+    if (this.#pending.size === 0) this.#handle?.unref()
+    return pending
+  }
+
+  #hold(): void {
+    if (this.#handle === undefined) this.#handle = setInterval(() => {}, NEVER_MS)
+    else this.#handle.ref()
+  }
+}

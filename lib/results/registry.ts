@@ -1,0 +1,35 @@
+import { resolveResultBackend } from '../config/resolve.ts'
+import { withSnakeCaseKeys } from '../config/names.ts'
+import type { Settings } from '../config/conf.ts'
+import { DisabledResultStore } from './disabled.ts'
+import { NativeResultStore } from './native.ts'
+import type { ResultStore } from './store.ts'
+
+/**
+ * Result stores in TypeScript by URL scheme, such as `mongodb`. All other schemes are the core's, which refuses those
+ * that it does not know. A store is one line here: docs/adding-a-result-store.md.
+ */
+const stores: Readonly<Record<string, (url: string, conf: Settings) => ResultStore>> = {}
+
+/** The result store that the settings and the environment name; nothing is connected yet. */
+export function openResultStore(conf: Settings): ResultStore {
+  const url = resolveResultBackend(conf)
+  if (url === null) return new DisabledResultStore()
+  const scheme = url.slice(0, Math.max(0, url.indexOf('://')))
+  const open = Object.hasOwn(stores, scheme) ? stores[scheme] : undefined
+  if (open !== undefined) return open(url, conf)
+  return new NativeResultStore(
+    {
+      url,
+      options: JSON.stringify(storeOptions(conf)),
+      connectTimeoutMs: 1000 * (conf.redisSocketConnectTimeout ?? conf.brokerConnectionTimeout ?? 4),
+    },
+    () => ({ expires: conf.resultExpires, extended: conf.resultExtended }),
+  )
+}
+
+function storeOptions(conf: Settings): Record<string, unknown> {
+  const options = withSnakeCaseKeys(conf.resultBackendTransportOptions as Record<string, unknown>)
+  if (conf.redisSocketTimeout !== null) options['redis_socket_timeout'] ??= conf.redisSocketTimeout
+  return options
+}

@@ -1,0 +1,331 @@
+import { camelCase } from './config/names.ts'
+import type {
+  ExchangeDefinition,
+  QueueFields,
+  Route,
+  RouteMap,
+  RoutePairs,
+  Router as RouterFunction,
+  TaskRoutes,
+} from './config/types.ts'
+import type { Settings } from './config/conf.ts'
+import { readOptions, type WireOptions } from './call-options.ts'
+import { CeleriacError, QueueNotFound } from './errors.ts'
+import type { NativeExchange, NativeQueue } from '#native'
+
+/** A router as an object, as in Celery before 4.0. */
+export interface RouterObject {
+  routeForTask(
+    name: string,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+  ): Route | null | undefined
+}
+
+/** Where one message goes. */
+export interface Destination {
+  /** '' is the default exchange, which delivers to the queue that the routing key names. */
+  readonly exchange: string
+  readonly exchangeType: string
+  readonly routingKey: string
+  /** What to declare before the first publish; null where a route names an exchange and no queue. */
+  readonly queue: NativeQueue | null
+  /** Of the queue's exchange; undefined leaves it to `taskDefaultDeliveryMode`. */
+  readonly deliveryMode: number | undefined
+  /** The call's options completed by those of the route, under Celery's names. */
+  readonly options: WireOptions
+}
+
+/** A queue as configured, with what the core need not know. */
+interface ConfiguredQueue {
+  readonly native: NativeQueue
+  readonly deliveryMode: number | undefined
+}
+
+interface CompiledMap {
+  readonly exact: ReadonlyMap<string, Route>
+  readonly patterns: ReadonlyArray<readonly [RegExp, Route]>
+}
+
+/** The settings that decide where messages go. */
+export type RoutingSettings = Pick<
+  Settings,
+  | 'taskQueues'
+  | 'taskRoutes'
+  | 'taskDefaultQueue'
+  | 'taskDefaultQueueType'
+  | 'taskDefaultExchange'
+  | 'taskDefaultExchangeType'
+  | 'taskDefaultRoutingKey'
+  | 'taskCreateMissingQueues'
+  | 'taskCreateMissingQueueType'
+  | 'taskCreateMissingQueueExchangeType'
+  | 'taskQueueMaxPriority'
+>
+
+/**
+ * Decides where messages go, by the settings as they were when it was made (`celery.app.amqp.Queues`,
+ * `celery.app.routes.Router`).
+ */
+export class Router {
+  readonly #conf: RoutingSettings
+  readonly #queues = new Map<string, ConfiguredQueue>()
+  readonly #aliases = new Map<string, string>()
+  readonly #routers: ReadonlyArray<CompiledMap | RouterFunction | RouterObject>
+  readonly #consumed: string[]
+
+  constructor(conf: RoutingSettings) {
+    this.#conf = conf
+    this.#addConfigured()
+    this.#consumed = [...this.#queues.keys()]
+    this.#routers = compileRoutes(conf.taskRoutes)
+  }
+
+  /** Whether a function has a say, so that two calls of one task may go to different places. */
+  get dynamic(): boolean {
+    return this.#routers.some((router) => !isCompiledMap(router))
+  }
+
+  /** The queue of that name or alias. An unknown one is made, unless `taskCreateMissingQueues` is off. */
+  queue(name: string): NativeQueue {
+    return this.#configured(name).native
+  }
+
+  /** The queues that a worker consumes which names none: `taskQueues`, or the default queue. */
+  consumedQueues(): NativeQueue[] {
+    return this.#consumed.map((name) => this.queue(name))
+  }
+
+  /**
+   * Where a message goes. `options` are the call's, under Celery's names: they win over what a route says. `name` is
+   * the task's, or the call's `route_name`.
+   */
+  destination(
+    name: string,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+    options: WireOptions,
+    task?: unknown,
+  ): Destination {
+    const route = this.#lookUp(name, args, kwargs, options, task)
+    const merged = route === null ? { ...options } : { ...route, ...withoutNulls(options) }
+    const queueName =
+      merged['queue'] ?? (route === null || merged['exchange'] == null ? this.#conf.taskDefaultQueue : null)
+    const configured = queueName === null ? null : this.#configured(String(queueName))
+    return this.#complete(merged, configured)
+  }
+
+  #complete(options: WireOptions, configured: ConfiguredQueue | null): Destination {
+    const { queue: _queue, exchange, exchange_type: type, routing_key: key, ...rest } = options
+    const queue = configured?.native ?? null
+    const exchangeType = typeof type === 'string' ? type : (queue?.exchange.kind ?? 'direct')
+    const common = { queue, deliveryMode: configured?.deliveryMode, options: rest, exchangeType }
+    // A direct exchange of which only half is given is not used: the default exchange finds the queue by its name.
+    if (queue !== null && (!exchange || !key) && exchangeType === 'direct') {
+      return { ...common, exchange: '', routingKey: queue.name }
+    }
+    return {
+      ...common,
+      exchange: String(exchange ?? (queue?.exchange.name || this.#conf.taskDefaultExchange)),
+      routingKey: String(key ?? (queue?.routingKey || this.#conf.taskDefaultRoutingKey)),
+    }
+  }
+
+  #lookUp(
+    name: string,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+    options: WireOptions,
+    task: unknown,
+  ): WireOptions | null {
+    for (const router of this.#routers) {
+      const route = isCompiledMap(router)
+        ? lookUpInMap(router, name)
+        : typeof router === 'function'
+          ? router(name, args, kwargs, options, task)
+          : router.routeForTask(name, args, kwargs)
+      if (route !== null && route !== undefined) return readRoute(route)
+    }
+    return null
+  }
+
+  #configured(name: string): ConfiguredQueue {
+    const found = this.#queues.get(this.#aliases.get(name) ?? name)
+    if (found !== undefined) return found
+    if (!this.#conf.taskCreateMissingQueues) {
+      throw new QueueNotFound(
+        `queue '${name}' is missing from taskQueues (${[...this.#queues.keys()].join(', ')}), and ` +
+          `taskCreateMissingQueues is off`,
+      )
+    }
+    const conf = this.#conf
+    const queueArguments = conf.taskCreateMissingQueueType === 'quorum' ? { 'x-queue-type': 'quorum' } : {}
+    return this.#add({
+      name,
+      exchange: name,
+      exchangeType: conf.taskCreateMissingQueueExchangeType ?? 'direct',
+      routingKey: name,
+      queueArguments,
+    })
+  }
+
+  #addConfigured(): void {
+    const conf = this.#conf
+    const queues = conf.taskQueues
+    if (Array.isArray(queues) && queues.length > 0) {
+      for (const queue of queues as Array<{ name: string }>) this.#add(camelCased(queue) as NamedQueue)
+    } else if (queues !== null && !Array.isArray(queues) && Object.keys(queues).length > 0) {
+      for (const [name, fields] of Object.entries(queues)) {
+        const queue = camelCased(fields as object) as Partial<QueueFields>
+        // A queue of a mapping is bound by its own name unless it says otherwise; one of a list by the default key.
+        this.#add({ ...queue, name, routingKey: queue.routingKey ?? queue.bindingKey ?? name })
+      }
+    } else {
+      const queueArguments = conf.taskDefaultQueueType === 'quorum' ? { 'x-queue-type': 'quorum' } : {}
+      this.#add({ name: conf.taskDefaultQueue, queueArguments })
+    }
+  }
+
+  #add(queue: NamedQueue): ConfiguredQueue {
+    const conf = this.#conf
+    const given: ExchangeDefinition | null =
+      typeof queue.exchange === 'object'
+        ? queue.exchange
+        : queue.exchange
+          ? { name: queue.exchange, type: queue.exchangeType ?? 'direct' }
+          : null
+    const exchange: NativeExchange =
+      given === null || given.name === ''
+        ? {
+            name: conf.taskDefaultExchange ?? conf.taskDefaultQueue,
+            kind: queue.exchangeType ?? conf.taskDefaultExchangeType,
+            durable: true,
+            autoDelete: false,
+          }
+        : {
+            name: given.name,
+            kind: given.type ?? queue.exchangeType ?? 'direct',
+            durable: given.durable ?? true,
+            autoDelete: given.autoDelete ?? false,
+          }
+    const queueArguments = queueArgumentsOf(queue, conf.taskQueueMaxPriority)
+    const configured: ConfiguredQueue = {
+      native: {
+        name: queue.name,
+        exchange,
+        routingKey:
+          queue.routingKey ?? queue.bindingKey ?? conf.taskDefaultRoutingKey ?? conf.taskDefaultQueue,
+        durable: queue.durable ?? true,
+        exclusive: queue.exclusive ?? false,
+        autoDelete: queue.autoDelete ?? false,
+        arguments: Object.keys(queueArguments).length === 0 ? '' : JSON.stringify(queueArguments),
+      },
+      deliveryMode: deliveryModeNumber(given?.deliveryMode ?? undefined),
+    }
+    this.#queues.set(queue.name, configured)
+    if (queue.alias !== undefined) this.#aliases.set(queue.alias, queue.name)
+    return configured
+  }
+}
+
+type NamedQueue = Partial<QueueFields> & { name: string }
+
+/** 1 or 2 for any spelling of a delivery mode. */
+export function deliveryModeNumber(mode: unknown): number | undefined {
+  if (mode === undefined || mode === null) return undefined
+  if (mode === 1 || mode === 'transient') return 1
+  if (mode === 2 || mode === 'persistent') return 2
+  throw new CeleriacError(
+    'ERR_CELERIAC_INVALID_ARGUMENT',
+    `deliveryMode must be 1 ('transient') or 2 ('persistent'), not ${JSON.stringify(mode)}`,
+  )
+}
+
+function queueArgumentsOf(queue: NamedQueue, maxPriority: number | null): Record<string, unknown> {
+  const milliseconds = (seconds: number): number => Math.trunc(seconds * 1000)
+  const result: Record<string, unknown> = { ...queue.queueArguments }
+  if (queue.maxPriority !== undefined) result['x-max-priority'] = queue.maxPriority
+  if (queue.messageTtl !== undefined) result['x-message-ttl'] = milliseconds(queue.messageTtl)
+  if (queue.expires !== undefined) result['x-expires'] = milliseconds(queue.expires)
+  if (queue.maxLength !== undefined) result['x-max-length'] = queue.maxLength
+  if (maxPriority !== null) result['x-max-priority'] ??= maxPriority
+  return result
+}
+
+function compileRoutes(routes: TaskRoutes | null): Array<CompiledMap | RouterFunction | RouterObject> {
+  if (routes === null) return []
+  const list = Array.isArray(routes) && !isPair(routes[0]) ? routes : [routes]
+  return list.map((route: RouteMap | RouterFunction | RoutePairs | RouterObject) => compileRoute(route))
+}
+
+function compileRoute(
+  route: RouteMap | RouterFunction | RoutePairs | RouterObject,
+): CompiledMap | RouterFunction | RouterObject {
+  if (typeof route === 'function') return route
+  if (isRouterObject(route)) return route
+  const entries: Iterable<readonly [string | RegExp, Route]> =
+    route instanceof Map || Array.isArray(route)
+      ? (route as Iterable<readonly [string | RegExp, Route]>)
+      : Object.entries(route)
+  const exact = new Map<string, Route>()
+  const patterns: Array<readonly [RegExp, Route]> = []
+  for (const [pattern, value] of entries) {
+    if (pattern instanceof RegExp) patterns.push([anchored(pattern), value])
+    else if (pattern.includes('*')) patterns.push([globPattern(pattern), value])
+    else exact.set(pattern, value)
+  }
+  return { exact, patterns }
+}
+
+function lookUpInMap(map: CompiledMap, name: string): Route | null {
+  const exact = map.exact.get(name)
+  if (exact !== undefined) return exact
+  return map.patterns.find(([pattern]) => pattern.test(name))?.[1] ?? null
+}
+
+/** The regular expression of a glob: `*`, `?`, `[a-z]` and `[!a-z]`, as Python's fnmatch. */
+export function globPattern(glob: string): RegExp {
+  const source = glob.replace(
+    /\[(!?)(\]?[^\]]*)\]|[*?]|[\\^$.|+(){}[\]]/g,
+    (part, not: string | undefined, set: string | undefined) => {
+      if (part === '*') return '.*'
+      if (part === '?') return '.'
+      if (set) return `[${not ? '^' : ''}${set.replace(/[\\\]^[]/g, '\\$&')}]`
+      return `\\${part}`
+    },
+  )
+  return new RegExp(`^(?:${source})$`, 's')
+}
+
+/** Python's `match` begins at the start of the name; a flag for state must not make it forgetful. */
+function anchored(pattern: RegExp): RegExp {
+  return new RegExp(`^(?:${pattern.source})`, pattern.flags.replace(/[gy]/g, ''))
+}
+
+function readRoute(route: Route): WireOptions {
+  return typeof route === 'string' ? { queue: route } : readOptions(route)
+}
+
+function withoutNulls(options: WireOptions): WireOptions {
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== null && value !== undefined),
+  )
+}
+
+function isPair(value: unknown): boolean {
+  return (
+    Array.isArray(value) && value.length === 2 && (typeof value[0] === 'string' || value[0] instanceof RegExp)
+  )
+}
+
+function isCompiledMap(router: CompiledMap | RouterFunction | RouterObject): router is CompiledMap {
+  return typeof router === 'object' && 'patterns' in router
+}
+
+function isRouterObject(route: object): route is RouterObject {
+  return typeof (route as Partial<RouterObject>).routeForTask === 'function'
+}
+
+function camelCased(fields: object): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(fields).map(([name, value]) => [camelCase(name), value]))
+}

@@ -1,0 +1,109 @@
+import type { Celery } from './app.ts'
+import type { AnyTask } from './task.ts'
+import type { Request } from './request.ts'
+import type { RetryOptions } from './task-options.ts'
+import type { PreparedMessage } from './prepare.ts'
+import { MaxRetriesExceededError, Retry } from './errors.ts'
+
+/** What `Retry.sending` holds: the next attempt. */
+export interface RetryMessage {
+  args: readonly unknown[]
+  kwargs: Readonly<Record<string, unknown>>
+  /** Call options under Celery's names. */
+  options: Record<string, unknown>
+  /** The message, encoded; null for an eager retry, which nothing is sent for. */
+  prepared: PreparedMessage | null
+}
+
+/** The task as it runs: `self` of a bound body, `this` of a handler, and what `currentTask()` gives. */
+export class TaskContext {
+  readonly app: Celery
+  readonly task: AnyTask
+  readonly request: Request
+  /** Messages that go out when this task is settled (`retry` with `throw: false`). */
+  readonly outbox: PreparedMessage[] = []
+  /** `maxRetries` that the body gave to `retry`; `autoretryFor` goes by it. Undefined: the task's. */
+  overrideMaxRetries: number | null | undefined
+
+  /** The task whose body called this one like a function; undefined when it runs for a message. */
+  readonly outer: TaskContext | undefined
+  /** Made when somebody looks at it: most bodies never do. */
+  #controller: AbortController | undefined
+
+  constructor(
+    app: Celery,
+    task: AnyTask,
+    request: Request,
+    options: { outer?: TaskContext | undefined } = {},
+  ) {
+    this.app = app
+    this.task = task
+    this.request = request
+    this.outer = options.outer
+  }
+
+  /** Fires on revoke, soft time limit and shutdown; its `reason` says which. */
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController()
+    return this.#controller.signal
+  }
+
+  /** Fires {@link signal}. For workers. */
+  abort(reason: unknown): void {
+    this.#controller ??= new AbortController()
+    this.#controller.abort(reason)
+  }
+
+  /** The task's registered name. */
+  get name(): string {
+    return this.task.name
+  }
+
+  /**
+   * Sends this task again, with the same id, and ends the attempt: throws `Retry`, so write `throw self.retry(…)` to
+   * tell the compiler too. Without `countdown` and `eta` it waits for the task's `defaultRetryDelay`. With no attempt
+   * left it throws `exc`, or MaxRetriesExceededError. With `throw: false` it returns the Retry, and the body goes on.
+   */
+  retry(options: RetryOptions & { throw: false }): Retry
+  retry(options?: RetryOptions & { throw?: true }): never
+  retry(options: RetryOptions & { throw?: boolean } = {}): Retry {
+    const { throw: throws = true, exc, maxRetries, args: newArgs, kwargs: newKwargs, ...rest } = options
+    const request = this.request
+    if (maxRetries !== undefined) this.overrideMaxRetries = maxRetries
+    if (request.calledDirectly) throw exc ?? new Retry('Task can be retried')
+    const limit = maxRetries === undefined ? this.task.maxRetries : maxRetries
+    const retries = request.retries + 1
+    const countdown =
+      rest.eta == null && rest.countdown == null ? this.task.defaultRetryDelay : rest.countdown
+    const { args, kwargs } = this.task.rebind(request.args, request.kwargs, newArgs, newKwargs)
+    if (limit !== null && retries > limit) {
+      if (exc !== undefined && exc !== null) throw exc
+      throw new MaxRetriesExceededError(
+        `Can't retry ${this.name}[${request.id}] args:${JSON.stringify(args)} kwargs:${JSON.stringify(kwargs)}`,
+        args,
+        kwargs,
+      )
+    }
+    const sending = this.app.prepareRetry(this, args, kwargs, { ...rest, countdown, retries })
+    const retry = new Retry(undefined, {
+      error: exc,
+      when: rest.eta ?? countdown ?? null,
+      isEager: request.isEager,
+      sending,
+    })
+    if (throws) throw retry
+    if (sending.prepared !== null) this.outbox.push(sending.prepared)
+    return retry
+  }
+
+  /** Stores a state of your own with `meta` as its result: what `AsyncResult.state` and `.info` show meanwhile. */
+  async updateState(update: { state: string; meta?: unknown; taskId?: string }): Promise<void> {
+    const taskId = update.taskId ?? this.request.id
+    await this.app.backend.store({
+      taskId,
+      state: update.state,
+      result: update.meta ?? null,
+      request: this.request,
+    })
+  }
+}
