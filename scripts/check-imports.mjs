@@ -9,9 +9,9 @@ import { root } from './support/environment.mjs'
 /** From the top to the bottom. A name is a folder of lib/, or a file in it; `app` holds the files that are not named. */
 const LAYERS = [
   ['cli'],
-  ['worker', 'beat', 'control', 'events'],
-  ['app'],
-  ['canvas', 'results', 'serialization', 'config'],
+  ['worker', 'beat', 'events'],
+  ['app', 'control', 'log'],
+  ['canvas', 'results', 'serialization', 'config', 'call-options'],
   ['native'],
   ['errors'],
 ]
