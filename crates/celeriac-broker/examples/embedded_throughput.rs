@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use celeriac_broker::{
-    ConsumeOptions, Consumer, Outcome, Publication, Queue, Settlement, Transport, TransportOptions,
-};
+use celeriac_broker::{ConsumeOptions, Consumer, Outcome, Publication, Queue, Settlement, TransportOptions};
 use celeriac_protocol::{Message, Properties};
 
 type Failure = Box<dyn std::error::Error>;

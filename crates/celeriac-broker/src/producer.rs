@@ -82,7 +82,7 @@ impl Producer {
             call: number,
             policy,
             queue: None,
-            payload: Payload::Message(publication),
+            payload: Payload::Message(Box::new(publication)),
         })
     }
 

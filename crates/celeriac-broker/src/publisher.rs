@@ -59,7 +59,7 @@ type Reporter = Box<dyn Fn(Report) + Send + Sync>;
 #[derive(Debug)]
 pub enum Payload {
     /// A message, ready made.
-    Message(Publication),
+    Message(Box<Publication>),
     /// A task call; all texts as in [`TaskCall`](crate::route::TaskCall).
     Call {
         /// Where it goes.
@@ -79,7 +79,7 @@ impl Payload {
     /// The message; a call becomes one, once.
     fn publication(&mut self) -> Result<&Publication> {
         if let Self::Call { route, task_id, args, kwargs, options } = self {
-            *self = Self::Message(route.publication(task_id, args, kwargs, options.as_deref())?);
+            *self = Self::Message(Box::new(route.publication(task_id, args, kwargs, options.as_deref())?));
         }
         match self {
             Self::Message(publication) => Ok(publication),
@@ -215,7 +215,7 @@ impl Flusher {
     /// Says how long to wait before the next write.
     async fn flush(&self, batch: Vec<Item>) -> Option<Duration> {
         let (batch, publications) = self.build(batch);
-        let Some(deadline) = batch.iter().map(|item| item.deadline).min() else { return None };
+        let deadline = batch.iter().map(|item| item.deadline).min()?;
         // A message whose time is up gets one more try: the broker may have come back.
         let deadline = deadline.max(Instant::now() + Duration::from_millis(100));
         let outcomes = match tokio::time::timeout_at(deadline, self.write(&batch, &publications)).await {

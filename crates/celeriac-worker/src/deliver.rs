@@ -276,7 +276,7 @@ async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) {
                 state.counts.lost += 1;
             }
             Err(error) => {
-                log::warn!(target: logger::REQUEST, "Could not acknowledge before the body: {error}")
+                log::warn!(target: logger::REQUEST, "Could not acknowledge before the body: {error}");
             }
         }
     }

@@ -148,7 +148,7 @@ fn read(shared: &Shared, text: &str, batch: &mut Vec<Settling>) {
             Ok(Some(settling)) => batch.push(settling),
             Ok(None) => {}
             Err(error) => {
-                log::error!(target: logger::WORKER, "INTERNAL ERROR: an unreadable outcome: {error}")
+                log::error!(target: logger::WORKER, "INTERNAL ERROR: an unreadable outcome: {error}");
             }
         }
     }

@@ -7,12 +7,12 @@ use crate::state::{Shared, Stage};
 /// One JSON object: what is held, by stage, and what has happened so far.
 pub(crate) fn render(shared: &Shared) -> String {
     let state = shared.state();
-    let stage = |wanted| state.held.values().filter(|held| held.stage == wanted).count();
+    let at_stage = |wanted| state.held.values().filter(|held| held.stage == wanted).count();
     json!({
         "held": state.held.len(),
-        "scheduled": stage(Stage::Scheduled),
-        "ready": stage(Stage::Ready),
-        "running": stage(Stage::Running),
+        "scheduled": at_stage(Stage::Scheduled),
+        "ready": at_stage(Stage::Ready),
+        "running": at_stage(Stage::Running),
         "received": state.counts.received,
         "settled": state.counts.settled,
         "lost": state.counts.lost,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::logger;
 use crate::settle;
@@ -34,5 +34,5 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 fn is_stuck(shared: &Shared) -> bool {
     let state = shared.state();
     let waits = !state.ready.is_empty() && state.running < shared.options.concurrency;
-    waits && state.last_contact.is_some_and(|at| Instant::now() - at > PATIENCE)
+    waits && state.last_contact.is_some_and(|at| at.elapsed() > PATIENCE)
 }
