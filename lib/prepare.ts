@@ -9,7 +9,7 @@ import { currentWorkerTask } from './current-task.ts'
 import { CeleriacError } from './errors.ts'
 import { type Destination, deliveryModeNumber, Router } from './routing.ts'
 import { encodeJson } from './serialization/encode.ts'
-import { pythonIsoFormat } from './serialization/types.ts'
+import { DateTime, pythonIsoFormat } from './serialization/types.ts'
 import type { AnyTask } from './task.ts'
 import type { NativeRoute } from '#native'
 
@@ -386,7 +386,7 @@ function timeText(value: unknown, name: string): string | null {
   if (value === undefined || value === null) return null
   if (value instanceof Date) {
     if (Number.isNaN(value.getTime())) throw invalid(`${name} is an invalid Date`)
-    const iso = pythonIsoFormat(value)
+    const iso = value instanceof DateTime ? value.iso : pythonIsoFormat(value)
     return hasOffset(iso) ? iso : `${iso}+00:00`
   }
   if (typeof value !== 'string' || Number.isNaN(parseTime(value))) {

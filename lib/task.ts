@@ -1,7 +1,7 @@
 import type { Celery } from './app.ts'
 import type { ApplyAsyncOptions, WireOptions } from './call-options.ts'
 import { readOptions } from './call-options.ts'
-import { type AnySignature, Signature, type SignatureInit } from './canvas/signature.ts'
+import { Signature, type SignatureInit } from './canvas/signature.ts'
 import { currentTask, runAsCurrentTask } from './current-task.ts'
 import { runEagerly } from './eager.ts'
 import { TaskPredicate } from './errors.ts'
@@ -37,6 +37,8 @@ export type Before<Args extends unknown[], Given extends unknown[]> = number ext
 export type TaskBody = (...args: never[]) => unknown
 
 /** A task is a function: calling it runs the body here. */
+// The constructor of the class gives a function, so the two really are one.
+// oxlint-disable-next-line typescript/no-unsafe-declaration-merging
 export interface Task<Args extends unknown[], Return> {
   (...args: Args): Return
 }
