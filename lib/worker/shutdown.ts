@@ -61,7 +61,9 @@ class Shutdown {
 
   #interrupt(): void {
     if (this.#stage !== 'running') return this.#escalate()
-    this.#options.say('\nceleriac: Hitting Ctrl+C again will initiate cold shutdown, ending all running tasks!')
+    this.#options.say(
+      '\nceleriac: Hitting Ctrl+C again will initiate cold shutdown, ending all running tasks!',
+    )
     this.#warm(EXIT_FAILURE)
   }
 
