@@ -11,7 +11,7 @@ const LAYERS = [
   ['cli/'],
   ['worker/', 'beat/', 'control/', 'events/'],
   ['app'],
-  ['canvas/', 'results/', 'serialization/', 'config/', 'log/', 'call-options.ts'],
+  ['canvas/', 'results/', 'serialization/', 'config/', 'log/', 'call-options.ts', 'current-task.ts'],
   ['native.ts'],
   ['errors.ts'],
 ]
