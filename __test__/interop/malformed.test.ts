@@ -73,7 +73,7 @@ test('messages that nobody can read do not stop a worker on SQLite, nor the good
   const insert = `
 import sqlite3, sys
 with sqlite3.connect(sys.argv[1], timeout=30) as db:
-    db.execute("insert into kombu_message (visible, sent_at, payload, version, queue_id) "
+    db.execute("insert into kombu_message (visible, timestamp, payload, version, queue_id) "
                "select 1, datetime('now'), ?, 1, id from kombu_queue where name = 'node'", (sys.argv[2],))`
   await expectTheWorkerToLive(nodes, (message) =>
     promisify(execFile)(python(), ['-c', insert, path, message]),
