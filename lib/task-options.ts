@@ -20,7 +20,7 @@ export interface RetryOptions extends Omit<ApplyAsyncOptions, 'kwargs' | 'retrie
  * What `app.task` takes: Celery's task attributes in camelCase. Handlers get the running task as `this`, so write
  * them as methods. Durations are seconds.
  */
-export interface TaskOptions<Args extends unknown[] = unknown[], Result = unknown> {
+export interface TaskOptions<_Args extends unknown[] = unknown[], Result = unknown> {
   /** Name in the registry and on the wire. Default: the app's name, a dot and the function's name. */
   name?: string | undefined
   /** Whether the running task comes as the first argument. Default false. */

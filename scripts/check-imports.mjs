@@ -6,21 +6,21 @@ import { dirname, join, relative } from 'node:path'
 
 import { root } from './support/environment.mjs'
 
-/** From the top to the bottom. A name is a folder of lib/, or a file in it; `app` holds the files that are not named. */
+/** From the top to the bottom. A name is a folder of lib/, or a file; `app` are the files of lib/ that are not named. */
 const LAYERS = [
-  ['cli'],
-  ['worker', 'beat', 'events'],
-  ['app', 'control', 'log'],
-  ['canvas', 'results', 'serialization', 'config', 'call-options'],
-  ['native'],
-  ['errors'],
+  ['cli/'],
+  ['worker/', 'beat/', 'control/', 'events/'],
+  ['app'],
+  ['canvas/', 'results/', 'serialization/', 'config/', 'log/', 'call-options.ts', 'current-task.ts'],
+  ['native.ts'],
+  ['errors.ts'],
 ]
 
 const IMPORT =
   /^\s*(?:import|export)\b[^'"]*?from\s*['"]([^'"]+)['"]|^\s*import\s*['"]([^'"]+)['"]|\bimport\(\s*['"]([^'"]+)['"]/gm
 
 const lib = join(root, 'lib')
-const problems = []
+const problems = new Set()
 
 for (const file of sources(lib)) {
   const path = relative(root, file)
@@ -28,25 +28,25 @@ for (const file of sources(lib)) {
     if (/^\s*(?:import|export)\s+type\b/.test(match[0])) continue
     const target = match[1] ?? match[2] ?? match[3]
     if (target === '#native') {
-      if (path !== 'lib/native.ts') problems.push(`${path} imports '#native': only lib/native.ts does`)
+      if (path !== 'lib/native.ts') problems.add(`${path} imports '#native': only lib/native.ts does`)
       continue
     }
     if (!target.startsWith('.')) continue
     const imported = relative(lib, join(dirname(file), target))
     if (imported.startsWith('..')) {
       if (!imported.endsWith('package.json'))
-        problems.push(`${path} imports ${target}, which is outside of lib/`)
+        problems.add(`${path} imports ${target}, which is outside of lib/`)
       continue
     }
     const from = layer(relative(lib, file))
     const to = layer(imported)
     if (to.rank < from.rank)
-      problems.push(`${path} (${from.name}) imports ${target} (${to.name}), which is above it`)
+      problems.add(`${path} (${from.name}) imports ${target} (${to.name}), which is above it`)
   }
 }
 
-if (problems.length > 0) {
-  console.error(problems.join('\n'))
+if (problems.size > 0) {
+  console.error([...problems].join('\n'))
   process.exit(1)
 }
 
@@ -56,11 +56,9 @@ function sources(directory) {
 }
 
 function layer(path) {
-  const name = path.includes('/') ? path.slice(0, path.indexOf('/')) : path.replace(/\.ts$/, '')
+  const name = path.slice(0, path.indexOf('/') + 1) || path
   const rank = LAYERS.findIndex((names) => names.includes(name))
   if (rank >= 0) return { name, rank }
-  if (path.includes('/')) {
-    problems.push(`lib/${name}/ stands in no layer: name it in scripts/check-imports.mjs`)
-  }
+  if (name.endsWith('/')) problems.add(`lib/${name} stands in no layer: name it in scripts/check-imports.mjs`)
   return { name: 'app', rank: LAYERS.findIndex((names) => names.includes('app')) }
 }
