@@ -2,7 +2,8 @@ import { describe, expect, test } from 'vitest'
 
 import { Settings } from '../../lib/config/conf.ts'
 import type { SettingsInput } from '../../lib/config/settings.ts'
-import { globPattern, Router, type RouterObject } from '../../lib/routing.ts'
+import type { RouterObject } from '../../lib/config/types.ts'
+import { globPattern, Router } from '../../lib/routing.ts'
 
 const router = (settings: SettingsInput = {}): Router => new Router(new Settings(settings, {}))
 
@@ -11,7 +12,12 @@ function go(settings: SettingsInput, name = 't', options: Record<string, unknown
   return { exchange, exchangeType, routingKey, queue: queue?.name ?? null }
 }
 
-const anonymous = (queue: string): object => ({ exchange: '', exchangeType: 'direct', routingKey: queue, queue })
+const anonymous = (queue: string): object => ({
+  exchange: '',
+  exchangeType: 'direct',
+  routingKey: queue,
+  queue,
+})
 
 describe('queues', () => {
   test('the default queue has its own name as exchange and key', () => {
@@ -29,8 +35,16 @@ describe('queues', () => {
   })
 
   test('the default settings apply to it', () => {
-    const settings = { taskDefaultQueue: 'q', taskDefaultExchange: 'x', taskDefaultExchangeType: 'topic' } as const
-    const [queue] = router({ ...settings, taskDefaultRoutingKey: 'k', taskDefaultQueueType: 'quorum' }).consumedQueues()
+    const settings = {
+      taskDefaultQueue: 'q',
+      taskDefaultExchange: 'x',
+      taskDefaultExchangeType: 'topic',
+    } as const
+    const [queue] = router({
+      ...settings,
+      taskDefaultRoutingKey: 'k',
+      taskDefaultQueueType: 'quorum',
+    }).consumedQueues()
     expect(queue).toMatchObject({
       name: 'q',
       exchange: { name: 'x', kind: 'topic' },
@@ -80,11 +94,16 @@ describe('queues', () => {
   })
 
   test('are found by their alias', () => {
-    expect(router({ taskQueues: [{ name: 'long.name', alias: 'short' }] }).queue('short').name).toBe('long.name')
+    expect(router({ taskQueues: [{ name: 'long.name', alias: 'short' }] }).queue('short').name).toBe(
+      'long.name',
+    )
   })
 
   test('that are missing are made', () => {
-    const made = router({ taskCreateMissingQueueType: 'quorum', taskCreateMissingQueueExchangeType: 'topic' }).queue('new')
+    const made = router({
+      taskCreateMissingQueueType: 'quorum',
+      taskCreateMissingQueueExchangeType: 'topic',
+    }).queue('new')
     expect(made).toMatchObject({
       exchange: { name: 'new', kind: 'topic' },
       routingKey: 'new',
@@ -94,12 +113,18 @@ describe('queues', () => {
 
   test('that are missing are an error when that is off', () => {
     expect(() => router({ taskCreateMissingQueues: false }).queue('new')).toThrow(
-      expect.objectContaining({ code: 'ERR_CELERIAC_QUEUE_NOT_FOUND', message: expect.stringContaining("'new'") as string }),
+      expect.objectContaining({
+        code: 'ERR_CELERIAC_QUEUE_NOT_FOUND',
+        message: expect.stringContaining("'new'") as string,
+      }),
     )
   })
 
   test('have x-max-priority unless they say otherwise', () => {
-    const one = router({ taskQueueMaxPriority: 9, taskQueues: { a: {}, b: { queueArguments: { 'x-max-priority': 2 } } } })
+    const one = router({
+      taskQueueMaxPriority: 9,
+      taskQueues: { a: {}, b: { queueArguments: { 'x-max-priority': 2 } } },
+    })
     expect(one.queue('a').arguments).toBe('{"x-max-priority":9}')
     expect(one.queue('b').arguments).toBe('{"x-max-priority":2}')
   })
@@ -128,7 +153,9 @@ describe('destinations', () => {
   })
 
   test('a topic exchange takes the key of the call, of the queue, or the default', () => {
-    const settings = { taskQueues: { a: { exchange: 'x', exchangeType: 'topic', routingKey: 'a.#' } } } as const
+    const settings = {
+      taskQueues: { a: { exchange: 'x', exchangeType: 'topic', routingKey: 'a.#' } },
+    } as const
     const topic = { exchange: 'x', exchangeType: 'topic', queue: 'a' }
     expect(go(settings, 't', { queue: 'a' })).toEqual({ ...topic, routingKey: 'a.#' })
     expect(go(settings, 't', { queue: 'a', routing_key: 'a.b' })).toEqual({ ...topic, routingKey: 'a.b' })
@@ -152,12 +179,17 @@ describe('routes', () => {
   test('regular expressions begin at the start of the name, each time', () => {
     const taskRoutes = new Map([[/mail\..*/g, 'emails']])
     const one = router({ taskRoutes })
-    for (let turn = 0; turn < 2; turn++) expect(one.destination('mail.a', [], {}, {}).routingKey).toBe('emails')
+    for (let turn = 0; turn < 2; turn++)
+      expect(one.destination('mail.a', [], {}, {}).routingKey).toBe('emails')
     expect(one.destination('e.mail.a', [], {}, {}).routingKey).toBe('celery')
   })
 
   test('several routers are asked in turn', () => {
-    const taskRoutes = [{ a: 'one' }, (name: string) => (name === 'b' ? 'two' : null), [['*', 'three']] as const]
+    const taskRoutes = [
+      { a: 'one' },
+      (name: string) => (name === 'b' ? 'two' : null),
+      [['*', 'three']] as const,
+    ]
     expect(go({ taskRoutes }, 'a')).toEqual(anonymous('one'))
     expect(go({ taskRoutes }, 'b')).toEqual(anonymous('two'))
     expect(go({ taskRoutes }, 'c')).toEqual(anonymous('three'))
@@ -170,10 +202,7 @@ describe('routes', () => {
     expect(seen).toEqual([['t', [1], { a: 2 }, { priority: 3 }, 'task']])
     expect(one.dynamic).toBe(true)
     const object: RouterObject = { routeForTask: (name) => ({ queue: `${name}-queue` }) }
-    const conf = { taskRoutes: object } as unknown as ConstructorParameters<typeof Router>[0]
-    const settings = new Settings({}, {})
-    const withObject = new Router(Object.assign(Object.create(settings) as Settings, conf))
-    expect(withObject.destination('t', [], {}, {}).routingKey).toBe('t-queue')
+    expect(router({ taskRoutes: object }).destination('t', [], {}, {}).routingKey).toBe('t-queue')
   })
 
   test('what the call says wins over the route, null says nothing', () => {

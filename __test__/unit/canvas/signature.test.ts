@@ -19,7 +19,11 @@ const sig = (init?: ConstructorParameters<typeof Signature>[2]): Signature => ne
 const plain = { args: [], kwargs: {}, options: {}, subtask_type: null, immutable: false }
 
 test('in JSON it has exactly Celery’s keys, in their order', () => {
-  const signature = app.signature('tasks.add', { args: [2], kwargs: { y: 1 }, options: { countdown: 1, taskId: 'x' } })
+  const signature = app.signature('tasks.add', {
+    args: [2],
+    kwargs: { y: 1 },
+    options: { countdown: 1, taskId: 'x' },
+  })
   expect(JSON.stringify(signature)).toBe(
     '{"task":"tasks.add","args":[2],"kwargs":{"y":1},"options":{"countdown":1,"task_id":"x"},' +
       '"subtask_type":null,"immutable":false}',
@@ -32,7 +36,9 @@ test('comes back from JSON as it was', () => {
   expect(JSON.parse(JSON.stringify(maybeSignature(dict, app)))).toEqual(dict)
   expect(maybeSignature(signature, app)).toBe(signature)
   expect(maybeSignature(null, app)).toBeNull()
-  expect(() => maybeSignature({}, app)).toThrow(expect.objectContaining({ code: 'ERR_CELERIAC_INVALID_ARGUMENT' }))
+  expect(() => maybeSignature({}, app)).toThrow(
+    expect.objectContaining({ code: 'ERR_CELERIAC_INVALID_ARGUMENT' }),
+  )
 })
 
 describe('a call', () => {
@@ -70,13 +76,19 @@ describe('a call', () => {
     const dict = { ...plain, task: 'add', options: { app_id: 'x', producer: null, task_id: 'id' } }
     const result = await maybeSignature(dict, app)?.applyAsync()
     expect(result?.id).toBe('id')
-    expect(FakeBroker.last.sent.at(-1)).toMatchObject({ taskId: 'id', options: { properties: { app_id: 'x' } } })
+    expect(FakeBroker.last.sent.at(-1)).toMatchObject({
+      taskId: 'id',
+      options: { properties: { app_id: 'x' } },
+    })
   })
 
   test('of a task registered here takes its options', async () => {
     const add = app.task({ name: 'mul', queue: 'slow' }, (x: number, y: number) => x * y)
     await add.s(2).delay(3)
-    expect(FakeBroker.last.sent.at(-1)).toMatchObject({ args: '[3,2]', route: { routingKey: 'slow', ignoreResult: false } })
+    expect(FakeBroker.last.sent.at(-1)).toMatchObject({
+      args: '[3,2]',
+      route: { routingKey: 'slow', ignoreResult: false },
+    })
   })
 })
 
@@ -90,15 +102,26 @@ describe('copies', () => {
     ;(copy.options['headers'] as Record<string, unknown>)['x'] = 2
     copy.linkError(sig())
     expect(original.toJSON()).toMatchObject({ args: [1], kwargs: { a: 1 }, options: { headers: { x: 1 } } })
-    expect(JSON.parse(JSON.stringify(original.options))).toEqual({ link: [{ ...plain, task: 'add' }], headers: { x: 1 } })
+    expect(JSON.parse(JSON.stringify(original.options))).toEqual({
+      link: [{ ...plain, task: 'add' }],
+      headers: { x: 1 },
+    })
   })
 
   test('with more are merged like a call', () => {
-    expect(sig({ args: [2] }).clone([1], { countdown: 5 }).toJSON()).toMatchObject({ args: [1, 2], options: { countdown: 5 } })
+    expect(
+      sig({ args: [2] })
+        .clone([1], { countdown: 5 })
+        .toJSON(),
+    ).toMatchObject({ args: [1, 2], options: { countdown: 5 } })
   })
 
   test('replace takes what is given', () => {
-    expect(sig({ args: [1], kwargs: { a: 1 } }).replace({ args: [2] }).toJSON()).toMatchObject({ args: [2], kwargs: { a: 1 } })
+    expect(
+      sig({ args: [1], kwargs: { a: 1 } })
+        .replace({ args: [2] })
+        .toJSON(),
+    ).toMatchObject({ args: [2], kwargs: { a: 1 } })
   })
 })
 

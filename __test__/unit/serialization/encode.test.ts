@@ -18,7 +18,7 @@ describe('plain values', () => {
 
   test('undefined is null in arrays and absent in objects', () => {
     expect(JSON.parse(encode([undefined, { a: undefined, b: 1 }]))).toEqual([null, { b: 1 }])
-    expect(encode([new Array<unknown>(2)])).toBe('[[null, null]]')
+    expect(encode([Array(2) as unknown[]])).toBe('[[null, null]]')
   })
 
   test('one object in two places is no circle', () => {
@@ -47,12 +47,22 @@ describe("Python's dialect", () => {
   test.each<[string, unknown, string, unknown]>([
     ['a Date', new Date(Date.UTC(2020, 0, 2, 3, 4, 5, 6)), 'datetime', '2020-01-02T03:04:05.006000+00:00'],
     ['a Date without milliseconds', new Date(Date.UTC(2020, 0, 2)), 'datetime', '2020-01-02T00:00:00+00:00'],
-    ['a DateTime', new DateTime('2020-01-01T01:02:03.000004+02:00'), 'datetime', '2020-01-01T01:02:03.000004+02:00'],
+    [
+      'a DateTime',
+      new DateTime('2020-01-01T01:02:03.000004+02:00'),
+      'datetime',
+      '2020-01-01T01:02:03.000004+02:00',
+    ],
     ['a naive DateTime', new DateTime('2020-01-01T01:02:03'), 'datetime', '2020-01-01T01:02:03'],
     ['a PlainDate', new PlainDate('2020-01-31'), 'date', '2020-01-31'],
     ['a PlainTime', new PlainTime('01:02:03.5'), 'time', '01:02:03.5'],
     ['a Decimal', new Decimal('1.10'), 'decimal', '1.10'],
-    ['a Uuid', new Uuid('00010203-0405-0607-0809-0a0b0c0d0e0f'), 'uuid', { hex: '000102030405060708090a0b0c0d0e0f' }],
+    [
+      'a Uuid',
+      new Uuid('00010203-0405-0607-0809-0a0b0c0d0e0f'),
+      'uuid',
+      { hex: '000102030405060708090a0b0c0d0e0f' },
+    ],
     ['bytes that are text', Buffer.from('aø'), 'bytes', 'aø'],
     ['bytes that are none', new Uint8Array([0xff]), 'base64', '/w=='],
     ['bytes with a byte order mark', Buffer.from([0xef, 0xbb, 0xbf, 65]), 'bytes', '\ufeffA'],
@@ -61,7 +71,9 @@ describe("Python's dialect", () => {
   })
 
   test('an object with toJSON is what that gives', () => {
-    expect(encode([{ toJSON: () => ({ a: 1n }) }, new URL('http://localhost/x')])).toBe('[{"a": 1}, "http://localhost/x"]')
+    expect(encode([{ toJSON: () => ({ a: 1n }) }, new URL('http://localhost/x')])).toBe(
+      '[{"a": 1}, "http://localhost/x"]',
+    )
   })
 
   test('an instance of a class is its own members', () => {
@@ -94,7 +106,10 @@ describe('what JSON has no form for', () => {
     ['what looks like a tag', [{ __type__: 'x', __value__: 1 }], 'args[0]'],
   ])('%s is refused by its path', (_, value, path) => {
     expect(() => encode(value)).toThrow(
-      expect.objectContaining({ code: 'ERR_CELERIAC_ENCODE', message: expect.stringContaining(`${path}:`) as string }),
+      expect.objectContaining({
+        code: 'ERR_CELERIAC_ENCODE',
+        message: expect.stringContaining(`${path}:`) as string,
+      }),
     )
     expect(canEncode(value)).toBe(false)
   })
@@ -106,7 +121,9 @@ describe('what JSON has no form for', () => {
   })
 
   test('a third key beside those of a tag is fine', () => {
-    expect(JSON.parse(encode([{ __type__: 1, __value__: 2, more: 3 }]))).toEqual([{ __type__: 1, __value__: 2, more: 3 }])
+    expect(JSON.parse(encode([{ __type__: 1, __value__: 2, more: 3 }]))).toEqual([
+      { __type__: 1, __value__: 2, more: 3 },
+    ])
   })
 })
 

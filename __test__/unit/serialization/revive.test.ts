@@ -39,7 +39,9 @@ describe('tags', () => {
 
   test('an unknown type is refused', () => {
     expect(() => revive(tag('pickle', 'x'))).toThrow(expect.objectContaining({ code: 'ERR_CELERIAC_DECODE' }))
-    expect(() => revive(tag('constructor', 'x'))).toThrow(expect.objectContaining({ code: 'ERR_CELERIAC_DECODE' }))
+    expect(() => revive(tag('constructor', 'x'))).toThrow(
+      expect.objectContaining({ code: 'ERR_CELERIAC_DECODE' }),
+    )
   })
 
   test('a key called __proto__ stays a key', () => {
@@ -55,7 +57,9 @@ describe('tags', () => {
 
 describe('DateTime', () => {
   test('is the time that its text says', () => {
-    expect(new DateTime('2020-01-01T01:02:03.123456+05:30').getTime()).toBe(Date.UTC(2019, 11, 31, 19, 32, 3, 123))
+    expect(new DateTime('2020-01-01T01:02:03.123456+05:30').getTime()).toBe(
+      Date.UTC(2019, 11, 31, 19, 32, 3, 123),
+    )
     expect(new DateTime('2020-01-01T01:02:03').getTime()).toBe(Date.UTC(2020, 0, 1, 1, 2, 3))
     expect(new DateTime('2020-01-01T01:02:03').naive).toBe(true)
     expect(new DateTime('2020-01-01T01:02:03Z').naive).toBe(false)
@@ -69,7 +73,9 @@ describe('DateTime', () => {
 
   test('refuses what is none', () => {
     for (const text of ['', 'today', '2020-13-01T00:00:00']) {
-      expect(() => new DateTime(text)).toThrow(expect.objectContaining({ code: 'ERR_CELERIAC_INVALID_ARGUMENT' }))
+      expect(() => new DateTime(text)).toThrow(
+        expect.objectContaining({ code: 'ERR_CELERIAC_INVALID_ARGUMENT' }),
+      )
     }
   })
 })
@@ -78,5 +84,7 @@ test('values of one class and text are equal', () => {
   expect(new Decimal('1.10').equals(new Decimal('1.10'))).toBe(true)
   expect(new Decimal('1.10').equals(new Decimal('1.1'))).toBe(false)
   expect(new PlainDate('2020-01-31').equals(new PlainTime('01:02'))).toBe(false)
-  expect(String(new Uuid('{00010203-0405-0607-0809-0A0B0C0D0E0F}'))).toBe('00010203-0405-0607-0809-0a0b0c0d0e0f')
+  expect(String(new Uuid('{00010203-0405-0607-0809-0A0B0C0D0E0F}'))).toBe(
+    '00010203-0405-0607-0809-0a0b0c0d0e0f',
+  )
 })

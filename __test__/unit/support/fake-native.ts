@@ -5,7 +5,7 @@ import type {
   NativeResults,
   NativeResultsOptions,
   NativeRoute,
-} from '#native'
+} from '../../../lib/native.ts'
 
 /** A task message that reached {@link FakeBroker}. */
 export interface SentTask {
@@ -57,13 +57,30 @@ export class FakeBroker {
     return this.routes.push(route) - 1
   }
 
-  publish(call: number, route: number, taskId: string, args: string, kwargs: string, options: string | null): void {
+  publish(
+    call: number,
+    route: number,
+    taskId: string,
+    args: string,
+    kwargs: string,
+    options: string | null,
+  ): void {
     const sent = { route: this.routes[route] as NativeRoute, taskId, args, kwargs }
-    this.sent.push({ ...sent, options: options === null ? null : (JSON.parse(options) as Record<string, unknown>) })
+    this.sent.push({
+      ...sent,
+      options: options === null ? null : (JSON.parse(options) as Record<string, unknown>),
+    })
     this.#answer(call)
   }
 
-  publishMessage(call: number, exchange: string, exchangeType: string, _key: string, body: string, headers: string): void {
+  publishMessage(
+    call: number,
+    exchange: string,
+    exchangeType: string,
+    _key: string,
+    body: string,
+    headers: string,
+  ): void {
     this.messages.push({ exchange, exchangeType, body: JSON.parse(body), headers: JSON.parse(headers) })
     this.#answer(call)
   }
@@ -123,7 +140,8 @@ export class FakeResults {
   }
 
   get(taskIds: string[]): Promise<Array<string | null>> {
-    const one = (id: string): string | null => (this.documents.has(id) ? JSON.stringify(this.documents.get(id)) : null)
+    const one = (id: string): string | null =>
+      this.documents.has(id) ? JSON.stringify(this.documents.get(id)) : null
     return Promise.resolve(taskIds.map(one))
   }
 
