@@ -20,8 +20,6 @@ export class TaskContext {
   readonly app: Celery
   readonly task: AnyTask
   readonly request: Request
-  /** Fires on revoke, soft time limit and shutdown; its `reason` says which. */
-  readonly signal: AbortSignal
   /** Messages that go out when this task is settled (`retry` with `throw: false`). */
   readonly outbox: PreparedMessage[] = []
   /** `maxRetries` that the body gave to `retry`; `autoretryFor` goes by it. Undefined: the task's. */
@@ -29,18 +27,31 @@ export class TaskContext {
 
   /** The task whose body called this one like a function; undefined when it runs for a message. */
   readonly outer: TaskContext | undefined
+  /** Made when somebody looks at it: most bodies never do. */
+  #controller: AbortController | undefined
 
   constructor(
     app: Celery,
     task: AnyTask,
     request: Request,
-    options: { signal?: AbortSignal; outer?: TaskContext | undefined } = {},
+    options: { outer?: TaskContext | undefined } = {},
   ) {
     this.app = app
     this.task = task
     this.request = request
-    this.signal = options.signal ?? new AbortController().signal
     this.outer = options.outer
+  }
+
+  /** Fires on revoke, soft time limit and shutdown; its `reason` says which. */
+  get signal(): AbortSignal {
+    this.#controller ??= new AbortController()
+    return this.#controller.signal
+  }
+
+  /** Fires {@link signal}. For workers. */
+  abort(reason: unknown): void {
+    this.#controller ??= new AbortController()
+    this.#controller.abort(reason)
   }
 
   /** The task's registered name. */

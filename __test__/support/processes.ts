@@ -133,8 +133,16 @@ export interface PythonApp {
   run(code: string): Promise<string>
 }
 
-/** Writes `tasks.py` with the Celery app `app` on this broker and backend, followed by `source`. */
-export function pythonApp(broker: string, backend: string, source: string): PythonApp {
+/**
+ * Writes `tasks.py` with the Celery app `app` on this broker and backend, followed by `source`. Its processes have `env`
+ * on top of ours.
+ */
+export function pythonApp(
+  broker: string,
+  backend: string,
+  source: string,
+  env: Record<string, string> = {},
+): PythonApp {
   const folder = temporaryFolder()
   const head = [
     'from celery import Celery',
@@ -143,7 +151,7 @@ export function pythonApp(broker: string, backend: string, source: string): Pyth
     '',
   ]
   writeFileSync(join(folder, 'tasks.py'), head.join('\n') + source)
-  const options = { cwd: folder }
+  const options = { cwd: folder, env }
   return {
     folder,
     async worker(args = []) {

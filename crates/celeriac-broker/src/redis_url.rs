@@ -243,6 +243,8 @@ impl RedisUrl {
             |error: RedisError| Error::InvalidUrl { url: self.masked.clone(), reason: error.to_string() };
         let mut info = address.into_connection_info().map_err(invalid)?.set_redis_settings(settings);
         let Some(tls) = tls else { return Client::open(info).map_err(invalid) };
+        // rustls panics when it is used without one; another part of the process may have chosen already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         if tls.ca_certs.is_some() || tls.certfile.is_some() {
             let unusable = |error: RedisError| Error::InvalidArgument {
                 what: "ssl_ca_certs, ssl_certfile, ssl_keyfile".to_owned(),

@@ -20,6 +20,8 @@ pub(crate) struct Waiters {
 #[derive(Default)]
 struct State {
     closed: bool,
+    /// Why nobody would ever end a wait.
+    broken: Option<Error>,
     tracking: bool,
     next: u64,
     count: usize,
@@ -57,9 +59,7 @@ impl Waiters {
     pub(crate) fn begin(self: &Arc<Self>, id: &str) -> Result<Wait> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
-        if state.closed {
-            return Err(Error::Closed(WHAT));
-        }
+        state.check()?;
         state.next += 1;
         state.count += 1;
         let number = state.next;
@@ -105,9 +105,16 @@ impl Waiters {
         self.fail_all(|| Error::Closed(WHAT));
     }
 
+    /// Ends every wait, and every one that begins from now on: who was to end them is no more.
+    pub(crate) fn break_off(&self, who: &str) {
+        let error = Error::Internal(format!("the {who} of the result store has ended"));
+        self.lock().broken.get_or_insert_with(|| error.clone());
+        self.fail_all(|| error.clone());
+    }
+
     /// [`Error::Closed`] after [`close`](Self::close).
     pub(crate) fn check_open(&self) -> Result<()> {
-        if self.lock().closed { Err(Error::Closed(WHAT)) } else { Ok(()) }
+        self.lock().check()
     }
 
     /// How many waits there are.
@@ -158,6 +165,16 @@ impl Waiters {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn check(&self) -> Result<()> {
+        match &self.broken {
+            _ if self.closed => Err(Error::Closed(WHAT)),
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -241,5 +258,16 @@ mod tests {
         assert_eq!(wait.finish().await.unwrap_err().code(), "ERR_CELERIAC_DECODE");
         waiters.close();
         assert!(waiters.begin("id").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_at_once_when_nobody_is_there_to_end_it() {
+        let waiters = Arc::new(Waiters::default());
+        let wait = waiters.begin("id").unwrap();
+        waiters.break_off("listener");
+        assert_eq!(wait.finish().await.unwrap_err().code(), "ERR_CELERIAC_INTERNAL");
+        assert_eq!(waiters.begin("id").err().unwrap().code(), "ERR_CELERIAC_INTERNAL");
+        waiters.close();
+        assert_eq!(waiters.begin("id").err().unwrap().code(), "ERR_CELERIAC_CLOSED");
     }
 }

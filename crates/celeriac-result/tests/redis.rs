@@ -3,6 +3,7 @@
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -329,5 +330,86 @@ async fn a_store_that_is_dropped_leaves_no_connection() {
         }
         drop(store);
         eventually("no connection is left", || async { place.connections().await == Some(0) }).await;
+    }
+}
+
+/// An authority, and what it certifies: this machine's name, and a client.
+struct Certificates {
+    folder: PathBuf,
+}
+
+impl Certificates {
+    fn make(place: &RedisServer) -> Self {
+        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+        let folder = place.directory().join("certificates");
+        std::fs::create_dir(&folder).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
+        authority.distinguished_name.push(DnType::CommonName, "authority");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        std::fs::write(folder.join("ca.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
+        let issuer = Issuer::new(authority, key);
+        for (file, name) in [("server", "localhost"), ("client", "client")] {
+            let key = KeyPair::generate().unwrap();
+            let certificate =
+                CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+            std::fs::write(folder.join(format!("{file}.pem")), certificate.pem()).unwrap();
+            std::fs::write(folder.join(format!("{file}-key.pem")), key.serialize_pem()).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.folder.join(file).display().to_string()
+    }
+}
+
+#[tokio::test]
+async fn an_encrypted_connection_checks_who_it_talks_to() {
+    let place = Redis::start().await;
+    let certificates = Certificates::make(&place.0);
+    let [server, key, ca] = ["server.pem", "server-key.pem", "ca.pem"].map(|file| certificates.path(file));
+    let set = ["tls-cert-file", &server, "tls-key-file", &key, "tls-ca-cert-file", &ca];
+    place.query::<()>(&[&["CONFIG", "SET"], &set[..]].concat()).await;
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    place.query::<()>(&["CONFIG", "SET", "tls-port", &port]).await;
+
+    let client = format!(
+        "ssl_certfile={}&ssl_keyfile={}",
+        certificates.path("client.pem"),
+        certificates.path("client-key.pem")
+    );
+    let trusting = format!("ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={ca}&{client}");
+    for (host, query, expected) in [
+        ("localhost", trusting.clone(), None),
+        ("127.0.0.1", format!("{trusting}&ssl_check_hostname=false"), None),
+        ("127.0.0.1", format!("ssl_cert_reqs=CERT_NONE&ssl_ca_certs={ca}&{client}"), None),
+        // The certificate is for another name; nobody known has signed it; the server wants to know who we are.
+        ("127.0.0.1", trusting.clone(), Some("ERR_CELERIAC_RESULT_STORE_UNAVAILABLE")),
+        (
+            "localhost",
+            format!("ssl_cert_reqs=CERT_REQUIRED&{client}"),
+            Some("ERR_CELERIAC_RESULT_STORE_UNAVAILABLE"),
+        ),
+        (
+            "localhost",
+            format!("ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs={ca}"),
+            Some("ERR_CELERIAC_RESULT_STORE_UNAVAILABLE"),
+        ),
+    ] {
+        let url = format!("rediss://{host}:{port}/0?{query}");
+        let store = celeriac_result::open(&url, StoreOptions::default()).unwrap();
+        match expected {
+            Some(code) => {
+                let error = within("connect", store.connect()).await.unwrap_err();
+                assert_eq!(error.code(), code, "{url}: {error}");
+            }
+            None => {
+                let wait = begin_wait(&store, "id").await;
+                store_all(&*store, vec![request(success("id", "1"))]).await;
+                assert_eq!(within("wait", wait).await.unwrap().unwrap(), success("id", "1"), "{url}");
+                store.forget(&["id"]).await.unwrap();
+            }
+        }
     }
 }

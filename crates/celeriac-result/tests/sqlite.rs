@@ -54,6 +54,30 @@ impl Place for File {
 
 celeriac_testkit::result_store_contract!(File);
 
+/// The contract where the file cannot be watched.
+mod polled {
+    use super::{File, Place, async_trait};
+
+    struct Polled(File);
+
+    #[async_trait]
+    impl Place for Polled {
+        const EXPIRES: bool = File::EXPIRES;
+        const CLEANS_UP: bool = File::CLEANS_UP;
+        const KEEPS_GROUP: bool = File::KEEPS_GROUP;
+
+        async fn start() -> Self {
+            Self(File::start().await)
+        }
+
+        fn url(&self) -> String {
+            format!("{}?polling_interval=0.005", self.0.url())
+        }
+    }
+
+    celeriac_testkit::result_store_contract!(Polled);
+}
+
 const GOLDEN: &str = include_str!(concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../celeriac-protocol/tests/golden/results_database.json"

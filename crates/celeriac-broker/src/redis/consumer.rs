@@ -144,26 +144,28 @@ impl Core {
         self.link.command(&credit).await
     }
 
-    /// Puts back what lies in our private lists.
-    async fn empty_private_lists(&self) -> Result<()> {
+    /// Puts back what lies in our private lists. `forget` when nothing can come there any more.
+    async fn empty_private_lists(&self, forget: bool) -> Result<()> {
         let keys = &self.settings.keys;
         let mut call = ABANDONED.call(&[keys.workers(), keys.credits()]);
-        call.arg(keys.own("claim:")).arg(&self.name).arg(0).arg(restore::FORGOTTEN_AFTER.as_secs());
+        let forgotten_after = if forget { -1 } else { restore::FORGOTTEN_AFTER.as_secs() as i64 };
+        call.arg(keys.own("claim:")).arg(&self.name).arg(0).arg(forgotten_after);
         self.link.script(&ABANDONED, &call).await
     }
 
-    async fn stop(&self) -> Result<()> {
+    /// Says whether every connection that waited has ended in good order.
+    async fn stop(&self) -> Result<bool> {
         self.stage.send_modify(|stage| *stage = (*stage).max(Stage::Stopped));
         self.arrived.notify_waiters();
         let _asking = self.asking.lock().await;
         let withdrawn = self.withdraw().await;
-        waiting::end(self, |_| true).await;
+        let in_order = waiting::end(self, |_| true).await;
         withdrawn?;
         // Nobody was told of these, so nobody else will settle them.
         let untold: Vec<_> = lock(&self.ready).drain(..).map(|delivery| delivery.tag.0).collect();
         let back = settle::hand_back(self, untold).await;
-        self.empty_private_lists().await?;
-        back
+        self.empty_private_lists(false).await?;
+        back.map(|()| in_order)
     }
 }
 
@@ -208,9 +210,6 @@ impl Consumer for RedisConsumer {
                 match tokio::spawn(async move { asking.ask(max).await }).await {
                     Ok(outcome) => outcome?,
                     Err(error) => return Err(Error::Internal(format!("claiming ended early: {error}"))),
-                }
-                if core.sources().queues.is_empty() {
-                    tokio::select! { () = &mut arrived => {} _ = stage.changed() => {} }
                 }
                 continue;
             }
@@ -275,11 +274,14 @@ impl Consumer for RedisConsumer {
     async fn close(&self) -> Result<()> {
         let core = &self.core;
         let stopped = core.stop().await;
-        core.stage.send_replace(Stage::Closed);
+        let closed_before = core.stage.send_replace(Stage::Closed) == Stage::Closed;
         self.end_tasks();
         let held: Vec<u64> = lock(&core.held).keys().copied().collect();
         let back = settle::hand_back(core, held).await;
-        stopped?;
+        let in_order = stopped?;
+        if !closed_before {
+            core.empty_private_lists(in_order).await?;
+        }
         back
     }
 }

@@ -69,8 +69,10 @@ pub(super) async fn subscribe(
     routing_keys: &[String],
     ended: watch::Receiver<bool>,
 ) -> Result<Box<dyn Subscription>> {
-    if exchange.kind == ExchangeType::Headers {
-        return Err(Error::NotSupported { what: "a headers exchange".to_owned(), by: settings.url.clone() });
+    if exchange.kind != ExchangeType::Fanout {
+        // Celery makes its event exchange a fanout one on Redis (`celery.events.event.get_exchange`), routing keys and all.
+        let what = format!("listening to `{}`, which is no fanout exchange,", exchange.name);
+        return Err(Error::NotSupported { what, by: settings.url.clone() });
     }
     let topics = Topics::new(settings, exchange, routing_keys);
     let (sender, messages) = mpsc::channel(BUFFER);

@@ -71,15 +71,40 @@ impl Link {
         Err(explain(&self.settings.url, &error))
     }
 
-    /// Sends one command.
-    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
-        let (mut connection, generation) = self.connection().await?;
-        let outcome = command.query_async(&mut connection).await;
-        self.done(generation, outcome).await
+    /// Opens the connection where there is none. When this fails nothing was sent.
+    pub(super) async fn open(&self) -> Result<()> {
+        self.connection().await.map(drop)
     }
 
-    /// Sends several commands in one write.
-    pub(super) async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
+    /// Sends one command, which may be sent twice: a connection that broke while it was idle is noticed by the next
+    /// command only, and that is no reason to report a failure.
+    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        let (mut connection, generation) = self.connection().await?;
+        match command.query_async(&mut connection).await {
+            Err(error) if error.is_connection_dropped() => {
+                let _ = self.done::<()>(generation, Err(error)).await;
+                let (mut connection, generation) = self.connection().await?;
+                let outcome = command.query_async(&mut connection).await;
+                self.done(generation, outcome).await
+            }
+            outcome => self.done(generation, outcome).await,
+        }
+    }
+
+    /// Sends several commands in one write, which may be sent twice, as [`command`](Self::command) does.
+    pub(super) async fn commands<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
+        let (mut connection, generation) = self.connection().await?;
+        match pipeline.query_async(&mut connection).await {
+            Err(error) if error.is_connection_dropped() => {
+                let _ = self.done::<()>(generation, Err(error)).await;
+                self.commands_once(pipeline).await
+            }
+            outcome => self.done(generation, outcome).await,
+        }
+    }
+
+    /// Sends several commands in one write, once.
+    pub(super) async fn commands_once<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
         let (mut connection, generation) = self.connection().await?;
         let outcome = pipeline.query_async(&mut connection).await;
         self.done(generation, outcome).await
@@ -148,8 +173,8 @@ impl Meaning {
     fn of(error: &RedisError) -> Self {
         match error.kind() {
             ErrorKind::AuthenticationFailed => Self::Credentials,
-            ErrorKind::Io => Self::Later,
-            ErrorKind::Server(
+            ErrorKind::Io
+            | ErrorKind::Server(
                 ServerErrorKind::BusyLoading
                 | ServerErrorKind::TryAgain
                 | ServerErrorKind::ClusterDown

@@ -43,8 +43,10 @@ pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
 /// The shortest lease: below, a renewal could come too late on a busy machine.
 const SHORTEST_LEASE: Duration = Duration::from_millis(500);
 
+// The registry hands them over.
+#[allow(clippy::needless_pass_by_value)]
 pub(crate) fn open(url: &str, options: TransportOptions) -> Result<Arc<dyn Transport>> {
-    let settings = Arc::new(Settings::new(url, options)?);
+    let settings = Arc::new(Settings::new(url, &options)?);
     Ok(Arc::new(RedisTransport {
         link: Link::new(Arc::clone(&settings)),
         router: Arc::new(Router::new(Arc::clone(&settings))),
@@ -131,7 +133,7 @@ impl Transport for RedisTransport {
         for list in self.settings.keys.lists(queue) {
             lengths.cmd("LLEN").arg(list);
         }
-        Ok(self.link.pipeline::<Vec<u64>>(&lengths).await?.into_iter().sum())
+        Ok(self.link.commands::<Vec<u64>>(&lengths).await?.into_iter().sum())
     }
 
     async fn purge(&self, queue: &str) -> Result<u64> {
@@ -142,7 +144,7 @@ impl Transport for RedisTransport {
             purge.cmd("LLEN").arg(&list);
             purge.cmd("DEL").arg(&list).ignore();
         }
-        Ok(self.link.pipeline::<Vec<u64>>(&purge).await?.into_iter().sum())
+        Ok(self.link.commands_once::<Vec<u64>>(&purge).await?.into_iter().sum())
     }
 
     async fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {

@@ -105,7 +105,7 @@ pub(super) async fn publish(
     if pushes.is_empty() && channels.is_empty() {
         return results;
     }
-    let replies: Vec<redis::RedisResult<Value>> = match link.pipeline(&pipeline).await {
+    let replies: Vec<redis::RedisResult<Value>> = match link.commands_once(&pipeline).await {
         Ok(replies) => replies,
         Err(error) => {
             for result in &mut results {

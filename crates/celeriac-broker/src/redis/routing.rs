@@ -105,7 +105,7 @@ impl Router {
             }
         }
         if lasting.cmd_iter().next().is_some() {
-            link.pipeline::<()>(&lasting).await?;
+            link.commands::<()>(&lasting).await?;
         }
         Ok(())
     }
@@ -149,7 +149,7 @@ impl Router {
         for exchange in exchanges {
             pipeline.cmd("SMEMBERS").arg(self.settings.keys.bindings(exchange));
         }
-        let replies: Vec<redis::RedisResult<Vec<Vec<u8>>>> = link.pipeline(&pipeline).await?;
+        let replies: Vec<redis::RedisResult<Vec<Vec<u8>>>> = link.commands(&pipeline).await?;
         for (exchange, reply) in exchanges.iter().zip(replies) {
             let members = reply.map_err(|error| explain(&self.settings.url, &error))?;
             let mut table: Table =

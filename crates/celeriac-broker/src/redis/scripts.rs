@@ -5,9 +5,12 @@ use std::sync::LazyLock;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs};
 
+use crate::redis_result::STORE_RESULT;
+
 pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("claim.lua")));
 pub(super) static WAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("wake.lua")));
-pub(super) static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
+pub(super) static SETTLE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&format!("{STORE_RESULT}{}", include_str!("settle.lua"))));
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));
 pub(super) static EXPIRED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("expired.lua")));

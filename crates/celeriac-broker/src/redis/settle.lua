@@ -3,7 +3,7 @@
 -- KEYS  1 unacked, 2 unacked index, 3 leases, 4 dead list, 5 dead index
 -- ARGV  1 the database of KEYS, then for each delivery:
 --       tag, where it is held ('u' unacked, 'd' dead list), number of messages, {'L' list | 'P' channel, name, message}…,
---       '0' | '1', database, key, value, milliseconds or '' (what is stored),
+--       '0' | '1', database, key, document, lifetime in ms (what is stored),
 --       'a' | 'r', list, message | 'd', entry, milliseconds since 1970 (what becomes of it)
 -- Gives for each 1 done, 0 lost, or the text of an error, after which it is still held.
 
@@ -13,38 +13,18 @@ local function take()
   return ARGV[at]
 end
 
-local function is_success(key)
-  local head = redis.pcall('GETRANGE', key, 0, 20)
-  if type(head) ~= 'string' or head == '' then
-    return false
-  end
-  -- Celery's documents begin with their state.
-  if head:sub(1, 11) == '{"status": ' then
-    return head:sub(12, 20) == '"SUCCESS"'
-  end
-  local fine, document = pcall(cjson.decode, redis.call('GET', key))
-  return fine and type(document) == 'table' and document.status == 'SUCCESS'
-end
-
-local function store(database, key, value, expires)
+-- `store_result` is put before this script.
+local function store(database, key, document, lifetime)
   if database ~= own then
     redis.call('SELECT', database)
   end
-  local reply
-  if not is_success(key) then
-    if expires == '' then
-      reply = redis.pcall('SET', key, value)
-    else
-      reply = redis.pcall('SET', key, value, 'PX', expires)
-    end
-    if not (type(reply) == 'table' and reply.err) then
-      redis.pcall('PUBLISH', key, value)
-    end
-  end
+  local stored, failure = pcall(store_result, key, document, lifetime)
   if database ~= own then
     redis.call('SELECT', own)
   end
-  return reply
+  if not stored then
+    return type(failure) == 'table' and failure.err or tostring(failure)
+  end
 end
 
 local replies, gone = {}, {}
@@ -66,10 +46,9 @@ while at < #ARGV do
       end
     end
     if take() == '1' then
-      local database, key, value, expires = take(), take(), take(), take()
+      local database, key, document, lifetime = take(), take(), take(), take()
       if held and not failure then
-        local reply = store(database, key, value, expires)
-        failure = type(reply) == 'table' and reply.err
+        failure = store(database, key, document, lifetime)
       end
     end
     local outcome = take()

@@ -12,6 +12,7 @@ use super::dead;
 use super::publish::{self, again};
 use super::routing::Destination;
 use super::scripts::SETTLE;
+use crate::redis_result::lifetime_ms;
 use crate::transport::{InlineStore, Outcome, Settled, Settlement};
 
 /// The most settlements of one script: the server does nothing else meanwhile.
@@ -20,6 +21,10 @@ const SETTLEMENTS_PER_SCRIPT: usize = 256;
 pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Settled>> {
     let mut results: Vec<Option<Result<Settled>>> = batch.iter().map(|_| None).collect();
     if let Err(error) = core.router.prepare(&core.link, batch.iter().flat_map(|one| &one.publish)).await {
+        return batch.iter().map(|_| Err(again(&error))).collect();
+    }
+    // After this an error says nothing about whether the script ran.
+    if let Err(error) = core.link.open().await {
         return batch.iter().map(|_| Err(again(&error))).collect();
     }
     let held: HashMap<u64, Held> = {
@@ -107,12 +112,7 @@ fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Res
     match &settlement.store {
         None => call.arg("0"),
         Some(InlineStore::Redis { database, key, value, expires }) => {
-            call.arg("1").arg(database).arg(key).arg(value);
-            match expires {
-                // Redis refuses a time of zero.
-                Some(expires) => call.arg((expires.as_millis() as u64).max(1)),
-                None => call.arg(""),
-            }
+            call.arg("1").arg(database).arg(key).arg(value).arg(lifetime_ms(*expires))
         }
     };
     match &settlement.outcome {

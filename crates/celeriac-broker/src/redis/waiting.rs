@@ -34,6 +34,9 @@ const OVERDUE: Duration = Duration::from_secs(5);
 /// The time between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// How long a credit that the server does not know may be on its way to us as messages.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
 /// How long a connection that is told to end may take.
 const END: Duration = Duration::from_secs(2);
 
@@ -50,6 +53,8 @@ struct Control {
     end: Notify,
     /// What the server calls the connection (`CLIENT ID`); 0 while there is none.
     client: AtomicI64,
+    /// A connection broke, so the server may still hold a BLMOVE for us.
+    broke: AtomicBool,
 }
 
 impl Waiter {
@@ -97,7 +102,8 @@ pub(super) async fn arrange(core: &Arc<Core>) {
 }
 
 /// Ends the connections on these lists. What they are given meanwhile they put back, since there is no credit.
-pub(super) async fn end(core: &Core, which: impl Fn(&str) -> bool) {
+/// True when all have ended by themselves, so that nothing can be moved for them any more.
+pub(super) async fn end(core: &Core, which: impl Fn(&str) -> bool) -> bool {
     let ending: Vec<Waiter> = {
         let mut waiters = lock(&core.waiters);
         let (ending, staying) = waiters.drain(..).partition(|waiter| which(&waiter.list));
@@ -109,6 +115,7 @@ pub(super) async fn end(core: &Core, which: impl Fn(&str) -> bool) {
         waiter.control.end.notify_one();
     }
     let deadline = tokio::time::Instant::now() + END;
+    let mut in_order = true;
     for mut waiter in ending {
         // Again and again: the BLMOVE may reach the server after the first UNBLOCK.
         while !waiter.task.is_finished() && tokio::time::Instant::now() < deadline {
@@ -122,8 +129,10 @@ pub(super) async fn end(core: &Core, which: impl Fn(&str) -> bool) {
             }
             let _ = tokio::time::timeout(Duration::from_millis(20), &mut waiter.task).await;
         }
+        in_order &= waiter.task.is_finished() && !waiter.control.broke.load(Ordering::SeqCst);
         waiter.task.abort();
     }
+    in_order
 }
 
 /// The task of a [`Waiter`].
@@ -168,6 +177,7 @@ impl Waiting {
                 Ok(Woken::PutBack) => {
                     spent = grant.number;
                     self.core.sweep_next();
+                    self.doubt(grant.number).await;
                 }
                 Ok(Woken::Claimed { prefix, messages }) => {
                     spent = grant.number;
@@ -179,6 +189,7 @@ impl Waiting {
                 Err(error) => {
                     connection = None;
                     self.control.client.store(0, Ordering::SeqCst);
+                    self.control.broke.store(true, Ordering::SeqCst);
                     self.core.fail(explain(&self.core.settings.url, &error));
                     let _ = tokio::time::timeout(RETRY, self.control.end.notified()).await;
                 }
@@ -186,6 +197,17 @@ impl Waiting {
             if self.control.ended.load(Ordering::SeqCst) {
                 return;
             }
+        }
+    }
+
+    /// The server knew no credit of ours. Mostly another of our connections has just used it. But it may be gone for good:
+    /// a restorer took us for dead, or somebody flushed the database; then whoever waits has to ask again.
+    async fn doubt(&self, number: u64) {
+        let _ = tokio::time::timeout(ON_ITS_WAY, self.control.end.notified()).await;
+        let grant = *self.core.grant.borrow();
+        if grant.number == number && grant.credit > 0 {
+            self.core.close_grant();
+            self.core.arrived.notify_waiters();
         }
     }
 

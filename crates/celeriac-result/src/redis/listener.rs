@@ -7,7 +7,6 @@ use std::time::Duration;
 use ::redis::aio::{PubSub, PubSubSink, PubSubStream};
 use ::redis::{Client, ErrorKind, RedisError, RedisResult};
 use celeriac_broker::redis_url::{RedisRole, RedisUrl};
-use celeriac_error::Error;
 use celeriac_protocol::result_meta::is_ready;
 use futures_util::StreamExt;
 
@@ -40,7 +39,7 @@ struct EndsWaits(Arc<Waiters>);
 
 impl Drop for EndsWaits {
     fn drop(&mut self) {
-        self.0.fail_all(|| Error::Internal("the listener of the result store has ended".to_owned()));
+        self.0.break_off("listener");
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Location {
     /// Absolute, so that a later change of the working directory does not move it.
     pub(super) path: PathBuf,
     pub(super) busy_timeout: Duration,
+    /// `polling_interval`, as kombu calls it: look this often instead of watching the file, as on a network drive.
+    pub(super) polling_interval: Option<Duration>,
     /// `database_table_names["task"]`.
     pub(super) task_table: String,
     /// `database_table_names["group"]`.
@@ -47,7 +49,10 @@ impl Location {
         Ok(Self {
             url: url.to_owned(),
             path: std::path::absolute(file).map_err(|error| invalid(&error.to_string()))?,
-            busy_timeout: busy_timeout(merged.get("busy_timeout").or_else(|| merged.get("timeout")))?,
+            busy_timeout: seconds(&merged, "busy_timeout")?
+                .or(seconds(&merged, "timeout")?)
+                .unwrap_or(BUSY_TIMEOUT),
+            polling_interval: seconds(&merged, "polling_interval")?.filter(|pause| !pause.is_zero()),
             task_table: table(tables, "task", "celery_taskmeta")?,
             group_table: table(tables, "group", "celery_tasksetmeta")?,
         })
@@ -87,14 +92,13 @@ impl Location {
     }
 }
 
-fn busy_timeout(given: Option<&Value>) -> Result<Duration> {
-    let Some(given) = given else { return Ok(BUSY_TIMEOUT) };
+fn seconds(options: &Map<String, Value>, option: &str) -> Result<Option<Duration>> {
+    let Some(given) = options.get(option) else { return Ok(None) };
     let seconds = given.as_f64().or_else(|| given.as_str()?.parse().ok());
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(|| {
-        Error::InvalidArgument {
-            what: "busy_timeout".to_owned(),
-            reason: format!("{given} is no number of seconds"),
-        }
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.map(Some).ok_or_else(|| Error::InvalidArgument {
+        what: option.to_owned(),
+        reason: format!("{given} is no number of seconds"),
     })
 }
 
@@ -146,7 +150,7 @@ mod tests {
             Duration::from_secs(3)
         );
         let error = parse("db+sqlite:///f.db?timeout=soon", json!({})).unwrap_err();
-        assert!(error.to_string().contains("busy_timeout"), "{error}");
+        assert!(error.to_string().contains("timeout: "), "{error}");
         let names = json!({ "database_table_names": { "task": "t; DROP TABLE x" } });
         let error = parse("db+sqlite:///f.db", names).unwrap_err();
         assert!(error.to_string().contains("database_table_names.task"), "{error}");

@@ -80,7 +80,7 @@ pub(super) struct Thread {
 /// Whatever ends the thread, nobody waits for it any longer.
 impl Drop for Thread {
     fn drop(&mut self) {
-        self.waiters.fail_all(|| Error::Internal("the thread of the result store has ended".to_owned()));
+        self.waiters.break_off("thread");
     }
 }
 
@@ -281,7 +281,7 @@ impl Thread {
 
     fn look(&mut self, began: &[Arc<str>]) -> Result<()> {
         self.session()?;
-        if self.watch.is_none() {
+        if self.watch.is_none() && self.location.polling_interval.is_none() {
             // Before anything is read, so that no change falls between.
             self.watch = Watch::start(&self.location, self.sender.clone());
             self.time_to_look();
@@ -295,7 +295,7 @@ impl Thread {
         let version = version.map_err(|error| self.failed(&error))?;
         if self.seen == Some(version) {
             let longest = if self.watch.is_some() { SAFETY_LOOK } else { UNWATCHED_LOOK };
-            self.next_look = now + self.pause;
+            self.next_look = now + self.location.polling_interval.unwrap_or(self.pause);
             self.pause = (self.pause * 2).min(longest);
             return Ok(());
         }

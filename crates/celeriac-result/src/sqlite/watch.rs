@@ -66,3 +66,33 @@ impl Watch {
         self.flags.told.store(false, Ordering::Release);
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn a_commit_of_another_connection_is_told_once_until_it_is_seen() {
+        let folder = std::env::temp_dir().join(format!("celeriac-watch-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir(&folder).unwrap();
+        let url = format!("db+sqlite:///{}", folder.join("f.db").display());
+        let location = Location::parse(&url, &serde_json::Map::new()).unwrap();
+        let python = rusqlite::Connection::open(&location.path).unwrap();
+        python.execute_batch("PRAGMA journal_mode = wal; CREATE TABLE t (n)").unwrap();
+
+        let (sender, receiver) = channel();
+        let watch = Watch::start(&location, sender).unwrap();
+        watch.set_wanted(true);
+        for _ in 0..3 {
+            python.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+            let told = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+            assert!(matches!(told, Job::FileChanged));
+            python.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+            assert!(receiver.try_recv().is_err(), "told again before it was seen");
+            watch.seen();
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -131,17 +131,20 @@ pub async fn closing_one_store_leaves_the_others_alone<P: Place>(place: P) {
 /// for ever, as in Celery.
 pub async fn a_document_is_gone_when_its_time_is_over<P: Place>(place: P) {
     let store = open(&place).await;
-    let (short, long, never) = (new_id(), new_id(), new_id());
-    let keep = |id: &str, expires: u64| StoreRequest {
-        meta: success(id, "1"),
+    let (short, long, never, renewed) = (new_id(), new_id(), new_id(), new_id());
+    let keep_as = |id: &str, status: &str, expires: u64| StoreRequest {
+        meta: meta(id, status, "1"),
         expires: Some(Duration::from_millis(expires)),
     };
+    let keep = |id: &str, expires: u64| keep_as(id, "SUCCESS", expires);
+    // The time of the latest document counts.
+    store_all(&*store, vec![keep_as(&renewed, "STARTED", 30), keep(&renewed, 86_400_000)]).await;
     store_all(&*store, vec![keep(&short, 40), keep(&long, 86_400_000), keep(&never, 0)]).await;
     if P::EXPIRES {
         eventually("the document goes", || async { get_one(&*store, &short).await.is_none() }).await;
         store_all(&*store, vec![keep(&short, 0)]).await;
     }
-    for id in [&short, &long, &never] {
+    for id in [&short, &long, &never, &renewed] {
         assert_eq!(status_of(&*store, id).await.as_deref(), Some("SUCCESS"));
     }
     store.close().await;
