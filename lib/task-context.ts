@@ -74,7 +74,7 @@ export class TaskContext {
     const limit = maxRetries === undefined ? this.task.maxRetries : maxRetries
     const retries = request.retries + 1
     const countdown =
-      rest.eta == null && rest.countdown == null ? this.task.defaultRetryDelay : rest.countdown
+      (rest.eta ?? rest.countdown ?? null) === null ? this.task.defaultRetryDelay : rest.countdown
     const { args, kwargs } = this.task.rebind(request.args, request.kwargs, newArgs, newKwargs)
     if (limit !== null && retries > limit) {
       if (exc !== undefined && exc !== null) throw exc
