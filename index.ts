@@ -21,6 +21,7 @@ export {
   TaskRevokedError,
   TimeoutError,
 } from './lib/errors.ts'
+export { getTaskLogger } from './lib/log/logger.ts'
 export type { DeliveryInfo, Request, SignatureDict } from './lib/request.ts'
 export { AsyncResult, EagerResult, type GetOptions, type ResultTuple } from './lib/result.ts'
 export type { ResultMeta, ResultStore, StateUpdate, WaitOptions } from './lib/results/store.ts'
@@ -29,3 +30,4 @@ export { sharedTask } from './lib/shared-task.ts'
 export type { AnyTask, Task } from './lib/task.ts'
 export type { TaskContext } from './lib/task-context.ts'
 export type { RetryOptions, TaskOptions } from './lib/task-options.ts'
+export { Worker, type WorkerOptions } from './lib/worker/worker.ts'

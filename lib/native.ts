@@ -1,16 +1,37 @@
 import { createRequire } from 'node:module'
 
 import { CeleriacError, isCeleriacErrorCode } from './errors.ts'
+import type * as NativeModule from '#native'
 import type {
   NativeBroker,
   NativeBrokerOptions,
+  NativeLogRecord,
   NativeReport,
   NativeResults,
   NativeResultsOptions,
+  NativeWorker,
+  NativeWorkerOptions,
+} from '#native'
+
+export type {
+  NativeBroker,
+  NativeBrokerOptions,
+  NativeDeadLetter,
+  NativeExchange,
+  NativeFeatures,
+  NativeLogRecord,
+  NativeQueue,
+  NativeReport,
+  NativeResults,
+  NativeResultsOptions,
+  NativeRoute,
+  NativeTask,
+  NativeWorker,
+  NativeWorkerOptions,
 } from '#native'
 
 /** The Rust core: the declarations of native.d.cts. */
-export type Native = typeof import('#native')
+export type Native = typeof NativeModule
 
 let binding: Native | undefined
 
@@ -55,6 +76,25 @@ export function openNativeResults(
   report: (report: NativeReport) => void,
 ): NativeResults {
   return call('results.open', () => native().NativeResults.open(options, report))
+}
+
+/** Makes a worker of the core; it does nothing yet. Without `results` it stores nothing. */
+export function openNativeWorker(
+  broker: NativeBroker,
+  results: NativeResults | null,
+  options: NativeWorkerOptions,
+): NativeWorker {
+  return call('worker.open', () => native().NativeWorker.open(broker, results, options))
+}
+
+/** Sends the core's log records of `level` and above to `write`, in batches; the last call of a process wins. */
+export function setNativeLogger(level: string, write: (records: NativeLogRecord[]) => void): void {
+  call('setLogger', () => native().setLogger(level, write))
+}
+
+/** How Python prints the value of a JSON text, as Celery prints results in its log. */
+export function pythonRepr(json: string, maxLength: number): string {
+  return call('pythonRepr', () => native().pythonRepr(json, false, maxLength))
 }
 
 /**
@@ -161,7 +201,7 @@ export class Calls {
 
   /** Ends every call that is still under way with `reason`. */
   failAll(reason: unknown): void {
-    for (const call of [...this.#pending.keys()]) this.cancel(call, reason)
+    for (const call of this.#pending.keys()) this.cancel(call, reason)
   }
 
   #take(call: number): Pending | undefined {

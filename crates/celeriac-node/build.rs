@@ -1,3 +1,5 @@
+//! Links the addon to Node-API.
+
 fn main() {
     napi_build::setup();
 }

@@ -7,7 +7,7 @@ import type { SnakeCased } from './names.ts'
 import { notHonoured } from './not-honoured.ts'
 import { isDictionary, Mismatch } from './parse.ts'
 import { celeryName, defaultOf, definitions, settingNames } from './settings.ts'
-import type { SettingName, SettingsInput, SettingValues } from './settings.ts'
+import type { OldSettingsInput, SettingName, SettingsInput, SettingValues } from './settings.ts'
 
 /** Variables of the environment. */
 export type Environment = Readonly<Record<string, string | undefined>>
@@ -180,16 +180,15 @@ export class Settings {
 
   /** Sets one by its name in any spelling; throws as the constructor does. */
   set(name: string, value: unknown): void {
-    this.update({ [name]: value })
+    for (const [setting, checked] of read({ [name]: value })) this.#changes.set(setting, checked)
+    this.#version += 1
   }
 
   /**
    * Sets several, by names in any spelling, those of before Celery 4 too. Nothing is set when one is wrong: that throws
    * ERR_CELERIAC_UNKNOWN_SETTING or ERR_CELERIAC_INVALID_SETTING. What is undefined is left as it is.
    */
-  update(values: SettingsInput): void
-  update(values: Readonly<Record<string, unknown>>): void
-  update(values: object): void {
+  update(values: SettingsInput & OldSettingsInput): void {
     for (const [name, value] of read(values)) this.#changes.set(name, value)
     this.#version += 1
   }
@@ -332,7 +331,7 @@ export class Settings {
           return this.#value(name)
         },
         set(this: Settings, value: unknown) {
-          this.update({ [name]: value })
+          this.set(name, value)
         },
       }
       Object.defineProperty(Settings.prototype, name, property)

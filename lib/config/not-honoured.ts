@@ -87,7 +87,7 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   taskRemoteTracebacks: 'a Python traceback arrives as text',
   taskRetryOnWorkerLost: 'a lost task is given out again, and counted by maxDeliveries',
   taskAllowErrorCbOnChordHeader: CHORDS,
-  taskTimeLimit: PROCESSES,
+  taskTimeLimit: 'it is sent along, but only a pool of processes can kill a task, and there is none yet',
   taskAcksOnTimeout: PROCESSES,
 
   workerAgent: CLASSES,

@@ -40,6 +40,9 @@ export type CelerySettingName = SnakeCase<SettingName>
 /** Settings to set, each by its name in camelCase or as Celery spells it. What is undefined is left as it is. */
 export type SettingsInput = EitherSpelling<SettingValues>
 
+/** Settings by the names that they had before Celery 4, such as CELERY_ACKS_LATE. */
+export type OldSettingsInput = { readonly [name: Uppercase<string>]: unknown }
+
 const tables = {
   ...generalSettings,
   ...brokerSettings,

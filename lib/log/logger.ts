@@ -27,7 +27,8 @@ const state: LogState = (holder[KEY] ??= { configuration: undefined, threshold: 
 
 /** Sets up logging for the process; what was buffered for an earlier set-up is written first. */
 export function configureLogging(configuration: LogConfiguration | undefined): void {
-  if (state.configuration !== undefined && state.configuration.sink !== configuration?.sink) state.configuration.sink.close()
+  if (state.configuration !== undefined && state.configuration.sink !== configuration?.sink)
+    state.configuration.sink.close()
   state.configuration = configuration
   state.threshold = levelNumber(configuration?.level ?? 'WARNING')
 }
@@ -146,7 +147,10 @@ const RESERVED = new Set(['celery', 'celery.task'])
  */
 export function getTaskLogger(name: string): Logger {
   if (RESERVED.has(name)) {
-    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `the logger name '${name}' is reserved: take your own`)
+    throw new CeleriacError(
+      'ERR_CELERIAC_INVALID_ARGUMENT',
+      `the logger name '${name}' is reserved: take your own`,
+    )
   }
   return new Logger(name, true)
 }

@@ -5,7 +5,9 @@ import { CeleriacError } from '../errors.ts'
 /** Name and host of a node: `worker1` and `example.com` of `worker1@example.com`; the name may be missing. */
 export function splitNodeName(nodeName: string): { name: string | null; host: string } {
   const at = nodeName.indexOf('@')
-  return at < 0 ? { name: null, host: nodeName } : { name: nodeName.slice(0, at), host: nodeName.slice(at + 1) }
+  return at < 0
+    ? { name: null, host: nodeName }
+    : { name: nodeName.slice(0, at), host: nodeName.slice(at + 1) }
 }
 
 /**
@@ -40,6 +42,9 @@ function format(text: string, fields: Readonly<Record<string, string>>): string 
     const value = Object.hasOwn(fields, field) ? fields[field] : undefined
     if (value !== undefined) return value
     const known = Object.keys(fields).map((name) => `%${name}`)
-    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `unknown ${whole} in '${text}': there are ${known.join(', ')}`)
+    throw new CeleriacError(
+      'ERR_CELERIAC_INVALID_ARGUMENT',
+      `unknown ${whole} in '${text}': there are ${known.join(', ')}`,
+    )
   })
 }

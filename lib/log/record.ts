@@ -21,9 +21,10 @@ export function stackOf(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const lines: string[] = []
   const seen = new Set<unknown>()
-  for (let current: unknown = error; current !== undefined && !seen.has(current); ) {
+  for (let current: unknown = error; current !== undefined && !seen.has(current);) {
     seen.add(current)
-    const text = current instanceof Error ? (current.stack ?? `${current.name}: ${current.message}`) : String(current)
+    const text =
+      current instanceof Error ? (current.stack ?? `${current.name}: ${current.message}`) : String(current)
     lines.push(lines.length === 0 ? text : `Caused by: ${text}`)
     current = current instanceof Error ? current.cause : undefined
   }

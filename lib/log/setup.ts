@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 
-import { native } from '../native.ts'
+import { setNativeLogger } from '../native.ts'
 import { expandNodeName } from './node-name.ts'
 import { formatter, inColor, jsonFormatter } from './format.ts'
 import type { LevelName } from './level.ts'
@@ -55,7 +55,7 @@ function usesColor(settings: LogSettings, options: LogOptions): boolean {
 
 /** Has the core's log records written with the others. */
 export function logNativeRecords(level: LevelName): void {
-  native().setLogger(level, (records) => {
+  setNativeLogger(level, (records) => {
     for (const record of records) {
       emit({
         level: parseLevel(record.level),

@@ -183,9 +183,8 @@ export function pythonFloat(value: number): string {
   return /^-?\d+$/.test(text) ? `${text}.0` : text
 }
 
-/** A time as Python's `isoformat` writes it: UTC as `+00:00`, microseconds only when there are any. */
+/** A time as Python's `isoformat` writes it, in UTC: `+00:00`, microseconds only when there are any. */
 export function pythonIsoFormat(date: Date): string {
-  if (date instanceof DateTime && DATETIME.test(date.toJSON())) return date.toJSON()
   const text = date.toISOString()
   return text.endsWith('.000Z') ? `${text.slice(0, -5)}+00:00` : `${text.slice(0, -1)}000+00:00`
 }

@@ -1,7 +1,8 @@
 import type { Celery } from '../app.ts'
 import { CeleriacError } from '../errors.ts'
 import { nodeName } from '../log/node-name.ts'
-import { getLogger } from '../log/logger.ts'
+import { getLogger, logLevel } from '../log/logger.ts'
+import { logNativeRecords } from '../log/setup.ts'
 import { call, callAsync, native } from '../native.ts'
 import type { Delivery } from '../request.ts'
 import type { NativeQueue, NativeResults, NativeWorker, NativeWorkerOptions } from '#native'
@@ -107,6 +108,7 @@ export class Worker {
     if (this.#native !== undefined) {
       throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `worker ${this.hostname} was started already`)
     }
+    logNativeRecords(logLevel())
     const worker = this.#open(this.app, this.#nativeOptions())
     this.#native = worker
     await callAsync('worker.start', () => worker.start())

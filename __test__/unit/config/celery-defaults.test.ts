@@ -1,5 +1,5 @@
 /** Holds our settings against those that Python's Celery declares; celery-defaults.py writes the data. */
-import { readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { isDeepStrictEqual } from 'node:util'
 import { describe, expect, it } from 'vitest'
 import { differingDefaults } from '../../../lib/config/differing-defaults.ts'
@@ -49,21 +49,24 @@ function asCelery(value: unknown): unknown {
 }
 
 describe('settings of Celery', () => {
-  it.each(celery.declared)('$name is known with the type and default of Celery', (declared) => {
-    const name = requireName(declared.name)
-    const { parser, default: fallback } = definitions[name]
-    expect(celeryName(name)).toBe(declared.name)
-    expect(parser.type).toBe(DECLARED_OTHERWISE[declared.name] ?? TYPES[declared.type] ?? declared.type)
-    expect(asCelery(fallback)).toEqual(declared.default)
-    expect(parser.parse(fallback)).toEqual(asPassedOn(name, fallback))
-    expect(() => parser.parse(Symbol('wrong'))).toThrow('expected')
-    expect(oldNameOfSetting(name)).toBe(declared.old)
-    expect(findSetting(declared.old)?.name).toBe(name)
-  })
+  it.each(celery.declared.map((each) => [each.name, each] as const))(
+    '%s is known with the type and default of Celery',
+    (_, declared) => {
+      const name = requireName(declared.name)
+      const { parser, default: fallback } = definitions[name]
+      expect(celeryName(name)).toBe(declared.name)
+      expect(parser.type).toBe(DECLARED_OTHERWISE[declared.name] ?? TYPES[declared.type] ?? declared.type)
+      expect(asCelery(fallback)).toEqual(declared.default)
+      expect(parser.parse(fallback)).toEqual(asPassedOn(name, fallback))
+      expect(() => parser.parse(Symbol('wrong'))).toThrow('expected')
+      expect(oldNameOfSetting(name)).toBe(declared.old)
+      expect(findSetting(declared.old)?.name).toBe(name)
+    },
+  )
 
-  it.each(celery.undeclared)(
-    '$name is known, though Celery does not declare it, with its default',
-    (undeclared) => {
+  it.each(celery.undeclared.map((each) => [each.name, each] as const))(
+    '%s is known, though Celery does not declare it, with its default',
+    (_, undeclared) => {
       const name = requireName(undeclared.name)
       expect(definitions[name].default).toEqual(undeclared.default)
       expect(() => definitions[name].parser.parse(Symbol('wrong'))).toThrow('expected')
@@ -142,4 +145,23 @@ describe('the list of settings that are not honoured', () => {
     expect(needed.filter((name) => notHonoured[name] !== undefined)).toEqual([])
     expect(settingNames.filter((name) => isOwnSetting(name) && notHonoured[name] !== undefined)).toEqual([])
   })
+
+  // Without the worker there is nobody to read its settings.
+  it.skipIf(!existsSync(new URL('../../../lib/worker', import.meta.url)))(
+    'has every setting that nothing reads',
+    () => {
+      const lib = new URL('../../../lib/', import.meta.url)
+      const sources = readdirSync(lib, { recursive: true, encoding: 'utf8' })
+        .map((path) => path.replaceAll('\\', '/'))
+        .filter(
+          (path) =>
+            path.endsWith('.ts') && (!path.startsWith('config/') || /\/(conf|resolve)\.ts$/.test(path)),
+        )
+        .map((path) => readFileSync(new URL(path, lib), 'utf8'))
+        .join('\n')
+      const words = new Set(sources.match(/\w+/g))
+      const unread = settingNames.filter((name) => !words.has(name) && !words.has(celeryName(name)))
+      expect(unread.filter((name) => notHonoured[name] === undefined)).toEqual([])
+    },
+  )
 })

@@ -36,6 +36,8 @@ describe('a setting', () => {
     expect(conf.workerPrefetchMultiplier).toBe(7)
     // @ts-expect-error no setting has this name
     expect(() => settings({ taskAckLate: true })).toThrow(CeleriacError)
+    // @ts-expect-error no setting has this name
+    expect(() => conf.update({ task_ack_late: true })).toThrow(CeleriacError)
     // @ts-expect-error a string is no number
     expect(() => settings({ worker_prefetch_multiplier: '7' })).toThrow(CeleriacError)
   })
@@ -51,7 +53,7 @@ describe('a setting', () => {
   it('of the wrong type is refused by name, value and what is expected, and nothing is changed', () => {
     const conf = settings()
     const error = thrown(() =>
-      conf.update({ task_default_queue: 'other', worker_prefetch_multiplier: 'many' }),
+      conf.update({ task_default_queue: 'other', worker_prefetch_multiplier: 'many' as never }),
     )
     expect(error.code).toBe('ERR_CELERIAC_INVALID_SETTING')
     expect(error.message).toBe(

@@ -1,9 +1,14 @@
 //! Brokers: one trait, a registry by URL scheme, a file or folder for each.
 
+pub mod declare;
 pub mod memory;
+pub mod producer;
 pub mod publisher;
 pub mod redis;
+pub mod redis_result;
+pub mod redis_url;
 pub mod registry;
+pub mod route;
 pub mod sqlite;
 pub mod transport;
 pub mod url;

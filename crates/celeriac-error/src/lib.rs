@@ -11,7 +11,7 @@ pub type Cause = Box<dyn StdError + Send + Sync>;
 /// Everything that can go wrong in the core. Each variant has one frozen [`code`](Error::code).
 ///
 /// Messages say what was asked, what went wrong and what to do. URLs in them have lost their password.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The URL names a scheme that no transport or result store registered.

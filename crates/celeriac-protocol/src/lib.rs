@@ -8,6 +8,7 @@ pub mod message;
 pub mod repr;
 pub mod result_meta;
 pub mod task;
+pub mod time;
 
 pub use message::{DeliveryInfo, Message, Properties};
 pub use result_meta::TaskMeta;

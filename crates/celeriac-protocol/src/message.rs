@@ -29,7 +29,7 @@ pub struct Properties {
     pub reply_to: Option<String>,
     /// 2 persistent, 1 transient.
     pub delivery_mode: Option<u8>,
-    /// 0 to 9, or up to 255 on RabbitMQ.
+    /// 0 to 9, or up to 255 on `RabbitMQ`.
     pub priority: Option<u8>,
     /// Milliseconds as text, as AMQP has it.
     pub expiration: Option<String>,

@@ -2,11 +2,13 @@
 //!
 //! Source of the rules: `celery.app.amqp.AMQP.as_task_v2`, `celery.worker.strategy`.
 
+mod decode;
+mod encode;
+mod options;
+
 use std::sync::Arc;
 
-use celeriac_error::Result;
-
-use crate::Message;
+pub use encode::encode;
 
 /// What every message of one route has in common: fixed once, used for each call.
 #[derive(Clone, Debug)]
@@ -88,36 +90,6 @@ pub struct TaskOptions {
     pub properties_json: Option<String>,
 }
 
-/// Builds the message of one call: protocol 2, JSON.
-///
-/// `args_json` is a JSON array, `kwargs_json` a JSON object, both in Python's sense; they are copied, not
-/// re-encoded.
-///
-/// # Errors
-/// [`Error::Encode`](celeriac_error::Error::Encode) when a text is not JSON of the expected kind.
-pub fn encode(
-    template: &TaskTemplate,
-    task_id: &str,
-    args_json: &str,
-    kwargs_json: &str,
-    options: &TaskOptions,
-) -> Result<Message> {
-    let _ = (template, task_id, args_json, kwargs_json, options);
-    unimplemented!("protocol")
-}
-
-impl TaskOptions {
-    /// Reads options from the JSON object that JavaScript sends: the keys are the field names above without
-    /// `_json`, all optional; `time_limit` is `[hard, soft]`. Unknown keys are an error.
-    ///
-    /// # Errors
-    /// [`Error::Encode`](celeriac_error::Error::Encode) names the key that is wrong.
-    pub fn from_json(text: &str) -> Result<Self> {
-        let _ = text;
-        unimplemented!("protocol")
-    }
-}
-
 /// A task message that was read: every field that a worker needs, whichever protocol it came in.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TaskRequest {
@@ -179,18 +151,4 @@ pub struct TaskRequest {
     pub headers_json: Option<String>,
     /// Property `priority`.
     pub priority: Option<u8>,
-}
-
-impl TaskRequest {
-    /// Reads a message of protocol 2, 1 or the hybrid of both. `accept` holds the content types that may be
-    /// decoded (`accept_content` as MIME types).
-    ///
-    /// # Errors
-    /// - [`Error::ContentDisallowed`](celeriac_error::Error::ContentDisallowed): the content type is not accepted;
-    /// - [`Error::Decode`](celeriac_error::Error::Decode): the body is not what the content type says;
-    /// - [`Error::InvalidTask`](celeriac_error::Error::InvalidTask): no task message, or a field of a wrong type.
-    pub fn decode(message: &Message, accept: &[String]) -> Result<Self> {
-        let _ = (message, accept);
-        unimplemented!("protocol")
-    }
 }

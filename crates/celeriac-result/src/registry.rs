@@ -24,7 +24,7 @@ impl Default for StoreOptions {
     }
 }
 
-type Open = fn(&str, StoreOptions) -> Result<Arc<dyn ResultStore>>;
+type Open = fn(&str, &StoreOptions) -> Result<Arc<dyn ResultStore>>;
 
 /// A new store adds its line.
 static STORES: &[(&[&str], Open)] =
@@ -34,11 +34,12 @@ static STORES: &[(&[&str], Open)] =
 ///
 /// # Errors
 /// [`Error::UnknownScheme`] names the known ones; [`Error::InvalidUrl`] says what is wrong with the rest.
+#[allow(clippy::needless_pass_by_value)] // They belong to the store; what a store keeps of them is its affair.
 pub fn open(store_url: &str, options: StoreOptions) -> Result<Arc<dyn ResultStore>> {
     let scheme = url::scheme(store_url);
     for (schemes, open) in STORES {
         if schemes.contains(&scheme) {
-            return open(store_url, options);
+            return open(store_url, &options);
         }
     }
     Err(Error::UnknownScheme {

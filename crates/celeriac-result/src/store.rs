@@ -51,6 +51,9 @@ pub trait ResultStore: Send + Sync + 'static {
     /// future ends the wait.
     async fn wait(&self, task_id: &str) -> Result<TaskMeta>;
 
+    /// How many waits are going on. Falls in the moment in which a wait resolves or is dropped.
+    fn waiting(&self) -> usize;
+
     /// Removes the documents of these ids.
     async fn forget(&self, task_ids: &[&str]) -> Result<()>;
 

@@ -1,0 +1,160 @@
+// The tasks of the workers that the tests start. Broker and backend come from the environment.
+import { appendFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Celery, Ignore, Reject, type Signature } from 'celeriac'
+
+export const app = new Celery('node')
+app.conf.update({
+  workerLease: Number(process.env['WORKER_LEASE'] ?? 30),
+  // A test that kills workers again and again means it.
+  maxDeliveries: null,
+})
+
+function write(line: string): void {
+  const path = process.env['LEDGER']
+  if (path === undefined) throw new Error('LEDGER names no file')
+  appendFileSync(path, `${line}\n`)
+}
+
+class OutOfStock extends Error {
+  override readonly name = 'OutOfStock'
+}
+
+app.task({ name: 'node.add', params: ['x', 'y'] }, (x: number, y: number) => x + y)
+
+/** Keyword arguments of a task without `params` come last, as one object. */
+app.task({ name: 'node.echo' }, (...args: unknown[]) => args)
+
+app.task({ name: 'node.fail' }, (what: string) => {
+  throw new OutOfStock(`no ${what} left`)
+})
+
+app.task({ name: 'node.retry', bind: true, maxRetries: 5 }, (self, attempts: number) => {
+  write(`attempt ${self.request.id}`)
+  if (self.request.retries < attempts) throw self.retry({ countdown: 0, exc: new Error('not yet') })
+  return self.request.retries
+})
+
+app.task({ name: 'node.give_up', bind: true, maxRetries: 1 }, (self) => {
+  throw self.retry({ countdown: 0, exc: new OutOfStock('gone for good') })
+})
+
+app.task(
+  {
+    name: 'node.autoretry',
+    bind: true,
+    autoretryFor: [OutOfStock],
+    maxRetries: 3,
+    retryBackoff: 0.05,
+    retryBackoffMax: 1,
+    retryJitter: false,
+  },
+  (self, failures: number) => {
+    write(`attempt ${self.request.retries}`)
+    if (self.request.retries < failures) throw new OutOfStock(`attempt ${self.request.retries}`)
+    return self.request.retries
+  },
+)
+
+app.task({ name: 'node.write' }, (line: string) => write(line))
+
+/** When it began, and when it was asked to: both in milliseconds since 1970. */
+app.task({ name: 'node.times', bind: true }, (self) => {
+  const now = Date.now()
+  const eta = self.request.eta
+  return [now, eta === null ? null : new Date(eta).getTime()]
+})
+
+app.task({ name: 'node.work', bind: true }, async (self, milliseconds: number) => {
+  write(`begin ${self.request.id} ${process.pid}`)
+  await sleep(milliseconds)
+  write(`end ${self.request.id}`)
+})
+
+app.task({ name: 'node.early', bind: true, acksLate: false }, async (self, milliseconds: number) => {
+  write(`begin ${self.request.id}`)
+  await sleep(milliseconds)
+  write(`end ${self.request.id}`)
+})
+
+/** Runs until its signal fires, and says why it fired. */
+app.task({ name: 'node.until_aborted', bind: true }, async (self) => {
+  write(`begin ${self.request.id}`)
+  await new Promise((resolve) => self.signal.addEventListener('abort', resolve, { once: true }))
+  const reason: unknown = self.signal.reason
+  write(`aborted ${self.request.id} ${reason instanceof Error ? reason.name : String(reason)}`)
+  throw reason
+})
+
+app.task({ name: 'node.ignore' }, () => {
+  throw new Ignore()
+})
+
+app.task({ name: 'node.reject' }, () => {
+  throw new Reject('not for us')
+})
+
+app.task({ name: 'node.requeue_once', bind: true }, (self) => {
+  write(`requeue ${self.request.deliveryInfo.redelivered}`)
+  if (!self.request.deliveryInfo.redelivered) throw new Reject('once more', { requeue: true })
+  return 'came back'
+})
+
+app.task({ name: 'node.progress', bind: true }, async (self) => {
+  await self.updateState({ state: 'HALFWAY', meta: { done: 50 } })
+  write(`halfway ${self.request.id}`)
+  await new Promise((resolve) => self.signal.addEventListener('abort', resolve, { once: true }))
+})
+
+app.task({ name: 'node.request', bind: true }, (self) => ({
+  id: self.request.id,
+  rootId: self.request.rootId,
+  parentId: self.request.parentId,
+  retries: self.request.retries,
+  headers: self.request.headers,
+  routingKey: self.request.deliveryInfo.routingKey,
+}))
+
+/** Sends a task of Python's from inside a task. */
+app.task({ name: 'node.ask_python', bind: true }, async (self, x: number) => {
+  const result = await app.sendTask('py.request', [x], { queue: 'python' })
+  return { self: self.request.id, child: result.id }
+})
+
+app.task({ name: 'node.on_error' }, (...args: unknown[]) => write(`errback ${JSON.stringify(args.length)}`))
+
+app.task(
+  {
+    name: 'node.handlers',
+    bind: true,
+    beforeStart(taskId) {
+      write(`beforeStart ${taskId}`)
+    },
+    onSuccess(result, taskId) {
+      write(`onSuccess ${taskId} ${JSON.stringify(result)}`)
+    },
+    onFailure(error, taskId) {
+      write(`onFailure ${taskId} ${error instanceof Error ? error.message : String(error)}`)
+    },
+    onRetry(error, taskId) {
+      write(`onRetry ${taskId} ${error instanceof Error ? error.message : String(error)}`)
+    },
+    afterReturn(state, _result, taskId) {
+      write(`afterReturn ${taskId} ${state}`)
+    },
+    maxRetries: 1,
+  },
+  (self, how: 'succeed' | 'fail' | 'retry') => {
+    write(`body ${self.request.id}`)
+    if (how === 'fail') throw new Error('as asked')
+    if (how === 'retry' && self.request.retries === 0)
+      throw self.retry({ countdown: 0, exc: new Error('again') })
+    return how
+  },
+)
+
+/** A signature as the caller made it, called from here. */
+app.task({ name: 'node.call_back' }, async (signature: Signature) => {
+  const result = await app.maybeSignature(signature)?.delay()
+  return result?.id
+})

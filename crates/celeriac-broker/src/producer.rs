@@ -1,0 +1,93 @@
+//! Task calls on their way out: the routes that are known, and the buffer that calls go into.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use celeriac_error::{Error, Result};
+
+use crate::publisher::{Payload, Pending, Publisher, RetryPolicy};
+use crate::route::{Route, TaskCall};
+use crate::transport::Publication;
+
+/// Knows routes by number, and hands task calls to the [`Publisher`].
+pub struct Producer {
+    publisher: Publisher,
+    routes: RwLock<Vec<Arc<Route>>>,
+}
+
+impl Producer {
+    /// A producer without routes.
+    pub fn new(publisher: Publisher) -> Self {
+        Self { publisher, routes: RwLock::default() }
+    }
+
+    /// Registers a route; the number stands for it from now on.
+    pub fn add_route(&self, route: Route) -> u32 {
+        let mut routes = self.routes.write().unwrap_or_else(PoisonError::into_inner);
+        routes.push(Arc::new(route));
+        (routes.len() - 1) as u32
+    }
+
+    fn route(&self, number: u32) -> Result<Arc<Route>> {
+        let routes = self.routes.read().unwrap_or_else(PoisonError::into_inner);
+        routes.get(number as usize).cloned().ok_or_else(|| Error::InvalidArgument {
+            what: "route".to_owned(),
+            reason: format!("{number} was not registered on this connection"),
+        })
+    }
+
+    /// Builds the message of a call, for a caller that publishes it itself.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an unknown route, [`Error::Encode`] for texts that are not JSON.
+    pub fn message(&self, call: &TaskCall<'_>) -> Result<(Arc<Route>, Publication)> {
+        let route = self.route(call.route)?;
+        let publication = route.publication(call.task_id, call.args, call.kwargs, call.options)?;
+        Ok((route, publication))
+    }
+
+    /// Appends a call to the publisher's buffer; the outcome comes with a report under `number`. The message is built
+    /// by the publisher, not on the caller's thread.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for an unknown route, and [`Error::Closed`] after [`close`](Self::close).
+    pub fn publish(
+        &self,
+        number: u32,
+        route: u32,
+        task_id: String,
+        args: String,
+        kwargs: String,
+        options: Option<String>,
+    ) -> Result<()> {
+        let route = self.route(route)?;
+        self.publisher.publish(Pending {
+            call: number,
+            policy: Arc::clone(&route.policy),
+            queue: route.queue.clone(),
+            payload: Payload::Call { route, task_id, args, kwargs, options },
+        })
+    }
+
+    /// Appends any message, such as a command of remote control.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after [`close`](Self::close).
+    pub fn publish_message(
+        &self,
+        number: u32,
+        publication: Publication,
+        policy: Arc<RetryPolicy>,
+    ) -> Result<()> {
+        self.publisher.publish(Pending {
+            call: number,
+            policy,
+            queue: None,
+            payload: Payload::Message(Box::new(publication)),
+        })
+    }
+
+    /// Takes nothing more, and resolves once everything that was taken is settled one way or the other.
+    pub async fn close(&self) {
+        self.publisher.close().await;
+    }
+}

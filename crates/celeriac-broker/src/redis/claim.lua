@@ -1,0 +1,79 @@
+-- Claims up to a number of messages from several queues, or leaves a credit for whoever waits.
+--
+-- KEYS  1 unacked, 2 unacked index, 3 leases, 4 credits, 5… the lists: every queue at the first priority step,
+--       then every queue at the second, …
+-- ARGV  1 consumer, 2 prefix of the tags, 3 lease in ms, 4 the most, 5 '1' to share between queues,
+--       6 number of queues, 7… the queues' names as JSON texts
+-- Gives {offset of the list in KEYS from 5, {messages}, …}; the n-th message got the tag prefix .. n.
+
+-- A key of a wrong type has to fail here: once something is popped there is no way back.
+redis.call('HLEN', KEYS[1])
+redis.call('ZCARD', KEYS[2])
+redis.call('ZCARD', KEYS[3])
+
+local prefix, most, fair, queues = ARGV[2], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
+local time = redis.call('TIME')
+local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[3] / 1000)
+local given, taken, records, scores = {}, 0, {}, {}
+
+-- Lua's stack bounds the number of arguments of one call.
+local function write()
+  if #records > 0 then
+    redis.call('HSET', KEYS[1], unpack(records))
+    redis.call('ZADD', KEYS[2], unpack(scores))
+    redis.call('ZADD', KEYS[3], unpack(scores))
+    records, scores = {}, {}
+  end
+end
+
+for first = 5, #KEYS, queues do
+  local open = {}
+  for place = first, first + queues - 1 do
+    open[#open + 1] = place
+  end
+  while #open > 0 and taken < most do
+    local share = most - taken
+    if fair then
+      share = math.ceil(share / #open)
+    end
+    local rest = {}
+    for _, place in ipairs(open) do
+      local wanted = math.min(share, most - taken)
+      if wanted == 0 then
+        break
+      end
+      local got = redis.call('RPOP', KEYS[place], wanted)
+      if got then
+        local queue = ', "", ' .. ARGV[7 + (place - 5) % queues] .. ']'
+        for _, raw in ipairs(got) do
+          taken = taken + 1
+          local tag = prefix .. taken
+          records[#records + 1] = tag
+          records[#records + 1] = '[' .. raw .. queue
+          scores[#scores + 1] = expiry
+          scores[#scores + 1] = tag
+          if #records >= 1000 then
+            write()
+          end
+        end
+        given[#given + 1] = place - 5
+        given[#given + 1] = got
+        if #got == wanted then
+          rest[#rest + 1] = place
+        end
+      end
+    end
+    open = rest
+  end
+  if taken >= most then
+    break
+  end
+end
+write()
+
+if taken == 0 then
+  redis.call('HSET', KEYS[4], ARGV[1], most)
+else
+  redis.call('HDEL', KEYS[4], ARGV[1])
+end
+return given

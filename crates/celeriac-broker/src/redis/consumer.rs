@@ -1,0 +1,302 @@
+//! Handing out what was claimed, and the end of a consumer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use celeriac_error::{Error, Result};
+use redis::Value;
+use tokio::task::AbortHandle;
+
+use super::core::{Core, Sources, Stage, lock};
+use super::link::explain_text;
+use super::scripts::{ABANDONED, CLAIM};
+use super::settings::QueueOrder;
+use super::{lease, restore, settle, waiting};
+use crate::transport::{Consumer, Delivery, DeliveryTag, Outcome, Queue, Settled, Settlement};
+
+/// The most messages of one call of the claiming script: the server does nothing else meanwhile.
+const MESSAGES_PER_CLAIM: usize = 4096;
+
+/// How often all lists are looked at when there are more of them than connections that wait.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Takes messages from lists. Dropped without [`close`](Consumer::close) it lets its leases run out.
+pub(super) struct RedisConsumer {
+    core: Arc<Core>,
+    /// One receive at a time.
+    turn: tokio::sync::Mutex<()>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl RedisConsumer {
+    /// Makes itself known, then begins to wait.
+    pub(super) async fn start(core: Core) -> Result<Self> {
+        let core = Arc::new(core);
+        restore::beat(&core).await?;
+        waiting::arrange(&core).await;
+        let tasks = vec![
+            tokio::spawn(lease::keep(Arc::clone(&core))).abort_handle(),
+            tokio::spawn(restore::keep(Arc::clone(&core))).abort_handle(),
+        ];
+        Ok(Self { core, turn: tokio::sync::Mutex::new(()), tasks })
+    }
+
+    fn end_tasks(&self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for waiter in lock(&self.core.waiters).drain(..) {
+            waiter.abort();
+        }
+    }
+}
+
+impl Drop for RedisConsumer {
+    fn drop(&mut self) {
+        self.end_tasks();
+    }
+}
+
+impl Core {
+    /// Claims what is there, or lets the server give us what comes.
+    async fn ask(&self, max: usize) -> Result<()> {
+        let _asking = self.asking.lock().await;
+        if !self.is_running() || !lock(&self.ready).is_empty() {
+            return Ok(());
+        }
+        let max = max.min(MESSAGES_PER_CLAIM);
+        if std::mem::take(&mut *lock(&self.sweep)) {
+            let outcome = self.sweep(max).await;
+            if outcome.is_err() {
+                self.close_grant();
+                self.sweep_next();
+            }
+            return outcome;
+        }
+        let mut credit = redis::cmd("HSET");
+        credit.arg(self.settings.keys.credits()).arg(&self.name).arg(max);
+        let outcome = self.link.command::<()>(&credit).await;
+        match outcome {
+            Ok(()) => self.open_grant(max),
+            Err(_) => self.sweep_next(),
+        }
+        outcome
+    }
+
+    /// Looks at all lists at once.
+    async fn sweep(&self, max: usize) -> Result<()> {
+        let sources = self.sources();
+        let count = sources.queues.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let first = sources.first.load(Ordering::Relaxed) % count;
+        let order: Vec<_> = sources.queues.iter().cycle().skip(first).take(count).collect();
+        let (keys, steps) = (&self.settings.keys, self.settings.keys.steps.len());
+        let mut places =
+            vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases(), keys.credits()];
+        for step in 0..steps {
+            places.extend(order.iter().map(|source| source.lists[step].to_string()));
+        }
+        let fair = self.settings.order == QueueOrder::RoundRobin;
+        let prefix = self.next_call();
+        let mut call = CLAIM.call(&places);
+        call.arg(&self.name).arg(&prefix).arg(self.lease_ms()).arg(max).arg(i32::from(fair)).arg(count);
+        for source in &order {
+            call.arg(&source.json);
+        }
+        let reply: Vec<Value> = self.link.script(&CLAIM, &call).await?;
+        let mut claimed = Vec::new();
+        let mut taken = 0;
+        let mut parts = reply.into_iter();
+        while let (Some(place), Some(messages)) = (parts.next(), parts.next()) {
+            let (Value::Int(place), Some(messages)) = (place, bulks(messages)) else {
+                return Err(Error::Internal("the claiming script gave something else".to_owned()));
+            };
+            let place = place as usize;
+            if claimed.is_empty() && fair {
+                sources.first.store((first + place % count + 1) % count, Ordering::Relaxed);
+            }
+            taken += messages.len();
+            claimed.push((Arc::clone(order[place % count]), place / count, messages));
+        }
+        if taken == 0 {
+            self.open_grant(max);
+            return Ok(());
+        }
+        self.close_grant();
+        if taken == max {
+            self.sweep_next();
+        }
+        self.accept(&prefix, claimed).await;
+        Ok(())
+    }
+
+    /// Lets nobody claim for us any more; what moves meanwhile is put back.
+    pub(super) async fn withdraw(&self) -> Result<()> {
+        self.close_grant();
+        let mut credit = redis::cmd("HDEL");
+        credit.arg(self.settings.keys.credits()).arg(&self.name);
+        self.link.command(&credit).await
+    }
+
+    /// Puts back what lies in our private lists. `forget` when nothing can come there any more.
+    async fn empty_private_lists(&self, forget: bool) -> Result<()> {
+        let keys = &self.settings.keys;
+        let mut call = ABANDONED.call(&[keys.workers(), keys.credits()]);
+        let forgotten_after = if forget { -1 } else { restore::FORGOTTEN_AFTER.as_secs() as i64 };
+        call.arg(keys.own("claim:")).arg(&self.name).arg(0).arg(forgotten_after);
+        self.link.script(&ABANDONED, &call).await
+    }
+
+    /// Says whether every connection that waited has ended in good order.
+    async fn stop(&self) -> Result<bool> {
+        self.stage.send_modify(|stage| *stage = (*stage).max(Stage::Stopped));
+        self.arrived.notify_waiters();
+        let _asking = self.asking.lock().await;
+        let withdrawn = self.withdraw().await;
+        let in_order = waiting::end(self, |_| true).await;
+        withdrawn?;
+        // Nobody was told of these, so nobody else will settle them.
+        let untold: Vec<_> = lock(&self.ready).drain(..).map(|delivery| delivery.tag.0).collect();
+        let back = settle::hand_back(self, untold).await;
+        self.empty_private_lists(false).await?;
+        back.map(|()| in_order)
+    }
+}
+
+/// The messages in an array of them.
+pub(super) fn bulks(value: Value) -> Option<Vec<Bytes>> {
+    let Value::Array(items) = value else { return None };
+    let mut messages = Vec::with_capacity(items.len());
+    for item in items {
+        match item {
+            Value::BulkString(bytes) => messages.push(Bytes::from(bytes)),
+            _ => return None,
+        }
+    }
+    Some(messages)
+}
+
+#[async_trait]
+impl Consumer for RedisConsumer {
+    async fn receive(&self, max: usize) -> Result<Vec<Delivery>> {
+        let _turn = self.turn.lock().await;
+        let (core, max) = (&self.core, max.max(1));
+        let mut stage = core.stage.subscribe();
+        loop {
+            let arrived = core.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            if *stage.borrow_and_update() != Stage::Running {
+                return Ok(Vec::new());
+            }
+            let batch = core.take_ready(max);
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+            let fault = lock(&core.fault).take();
+            if let Some(error) = fault {
+                return Err(error);
+            }
+            let granted = core.grant.borrow().credit;
+            if *lock(&core.sweep) || granted != max.min(MESSAGES_PER_CLAIM) {
+                // In a task of its own: what it claims is kept even when this future is dropped.
+                let asking = Arc::clone(core);
+                match tokio::spawn(async move { asking.ask(max).await }).await {
+                    Ok(outcome) => outcome?,
+                    Err(error) => return Err(Error::Internal(format!("claiming ended early: {error}"))),
+                }
+                continue;
+            }
+            let sweeps = !waiting::covers_all(core);
+            tokio::select! {
+                () = &mut arrived => {}
+                _ = stage.changed() => {}
+                () = tokio::time::sleep(SWEEP_INTERVAL), if sweeps => core.sweep_next(),
+            }
+        }
+    }
+
+    async fn settle(&self, batch: &[Settlement]) -> Vec<Result<Settled>> {
+        settle::settle(&self.core, batch).await
+    }
+
+    async fn still_held(&self, tags: &[DeliveryTag]) -> Result<Vec<bool>> {
+        let core = &self.core;
+        let held: HashMap<u64, _> = {
+            let all = lock(&core.held);
+            tags.iter().filter_map(|tag| Some((tag.0, all.get(&tag.0)?.clone()))).collect()
+        };
+        let asked: Vec<_> =
+            tags.iter().filter(|tag| held.get(&tag.0).is_some_and(|held| !held.buried)).collect();
+        let mut ours: HashMap<u64, bool> = held.keys().map(|&tag| (tag, true)).collect();
+        if !asked.is_empty() {
+            // A restorer of either kind takes it out of this index.
+            let mut scores = redis::cmd("ZMSCORE");
+            scores.arg(&core.settings.keys.unacked_index);
+            for tag in &asked {
+                scores.arg(&*held[&tag.0].id);
+            }
+            let scores: Vec<Option<f64>> = core.link.command(&scores).await?;
+            ours.extend(asked.into_iter().zip(scores).map(|(tag, score)| (tag.0, score.is_some())));
+        }
+        Ok(tags.iter().map(|tag| ours.get(&tag.0).copied().unwrap_or(false)).collect())
+    }
+
+    async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
+        let core = &self.core;
+        let sources = Sources::new(&core.settings, &queues)?;
+        let asking = core.asking.lock().await;
+        if !core.is_running() {
+            return Ok(());
+        }
+        // Until the credit is given anew, waiting connections put back what they get.
+        core.withdraw().await?;
+        *lock(&core.sources) = Arc::new(sources);
+        restore::beat(core).await?;
+        waiting::arrange(core).await;
+        core.sweep_next();
+        drop(asking);
+        core.arrived.notify_waiters();
+        Ok(())
+    }
+
+    async fn stop(&self) {
+        // What could not be put back comes back after its lease.
+        let _ = self.core.stop().await;
+    }
+
+    async fn close(&self) -> Result<()> {
+        let core = &self.core;
+        let stopped = core.stop().await;
+        let closed_before = core.stage.send_replace(Stage::Closed) == Stage::Closed;
+        self.end_tasks();
+        let held: Vec<u64> = lock(&core.held).keys().copied().collect();
+        let back = settle::hand_back(core, held).await;
+        let in_order = stopped?;
+        if !closed_before {
+            core.empty_private_lists(in_order).await?;
+        }
+        back
+    }
+}
+
+/// One outcome for one delivery, with nothing else to do.
+pub(super) fn only(tag: u64, outcome: Outcome) -> Settlement {
+    Settlement { tag: DeliveryTag(tag), publish: Vec::new(), store: None, outcome }
+}
+
+/// A script's answer about one settlement.
+pub(super) fn settled(url: &str, reply: Value) -> Result<Settled> {
+    match reply {
+        Value::Int(1) => Ok(Settled::Done),
+        Value::Int(_) => Ok(Settled::Lost),
+        Value::BulkString(text) => Err(explain_text(url, &String::from_utf8_lossy(&text))),
+        other => Err(Error::Internal(format!("the settling script gave {other:?}"))),
+    }
+}

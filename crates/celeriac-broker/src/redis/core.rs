@@ -1,0 +1,240 @@
+//! What the parts of a consumer share: what is held, what is ready to be handed out, and what is asked for.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use celeriac_error::{Error, Result};
+use celeriac_protocol::envelope;
+use tokio::sync::{Notify, watch};
+
+use super::link::Link;
+use super::routing::Router;
+use super::settings::{QueueOrder, Settings};
+use super::settle;
+use super::waiting::Waiter;
+use crate::transport::{Delivery, DeliveryTag, ExchangeType, Queue};
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One unsettled delivery.
+#[derive(Clone)]
+pub(super) struct Held {
+    /// Its tag in Redis, used by no other claim ever.
+    pub(super) id: Arc<str>,
+    pub(super) raw: Bytes,
+    /// The list it was taken from.
+    pub(super) list: Arc<str>,
+    pub(super) queue: Arc<str>,
+    /// It could not be read and lies in the dead list already: kombu's restore ends at the first record that it cannot
+    /// parse, so no such message stays in `unacked` for longer than it takes to see that.
+    pub(super) buried: bool,
+    /// A settlement was sent and its answer lost: when the claim is gone, it was that settlement.
+    pub(super) unsure: bool,
+}
+
+/// One queue that is consumed.
+pub(super) struct Source {
+    pub(super) queue: Arc<str>,
+    /// The name as JSON text, for the record of a claim.
+    pub(super) json: String,
+    /// Its lists, the most urgent first.
+    pub(super) lists: Vec<Arc<str>>,
+}
+
+/// The queues that are consumed.
+pub(super) struct Sources {
+    pub(super) queues: Vec<Arc<Source>>,
+    /// The queue that a sweep begins with.
+    pub(super) first: AtomicUsize,
+}
+
+impl Sources {
+    pub(super) fn new(settings: &Settings, queues: &[Queue]) -> Result<Self> {
+        let mut names: Vec<&str> = Vec::new();
+        for queue in queues {
+            if queue.exchange.kind == ExchangeType::Fanout && !queue.exchange.name.is_empty() {
+                return Err(Error::NotSupported {
+                    what: format!("consuming the queue `{}` of a fanout exchange", queue.name),
+                    by: settings.url.clone(),
+                });
+            }
+            if !names.contains(&queue.name.as_str()) {
+                names.push(&queue.name);
+            }
+        }
+        if settings.order == QueueOrder::Sorted {
+            names.sort_unstable();
+        }
+        let source = |name: &str| {
+            Arc::new(Source {
+                queue: name.into(),
+                json: serde_json::Value::from(name).to_string(),
+                lists: settings.keys.lists(name).into_iter().map(Arc::from).collect(),
+            })
+        };
+        Ok(Self { queues: names.into_iter().map(source).collect(), first: AtomicUsize::new(0) })
+    }
+}
+
+/// Whether the server lets waiting connections claim.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Grant {
+    /// Grows with each one.
+    pub(super) number: u64,
+    /// How many messages; 0 once it was used.
+    pub(super) credit: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    Running,
+    Stopped,
+    Closed,
+}
+
+pub(super) struct Core {
+    pub(super) settings: Arc<Settings>,
+    pub(super) router: Arc<Router>,
+    pub(super) link: Link,
+    /// Names this consumer in Redis.
+    pub(super) name: String,
+    pub(super) lease: Duration,
+    calls: AtomicU64,
+    tags: AtomicU64,
+    pub(super) held: Mutex<HashMap<u64, Held>>,
+    pub(super) ready: Mutex<VecDeque<Delivery>>,
+    /// Rung when a waiting receive should look again.
+    pub(super) arrived: Notify,
+    pub(super) grant: watch::Sender<Grant>,
+    /// Whether a look at all lists is worth it before waiting.
+    pub(super) sweep: Mutex<bool>,
+    /// Why waiting came to nothing.
+    pub(super) fault: Mutex<Option<Error>>,
+    pub(super) stage: watch::Sender<Stage>,
+    /// Held by whoever changes what the server may give us.
+    pub(super) asking: tokio::sync::Mutex<()>,
+    pub(super) sources: Mutex<Arc<Sources>>,
+    pub(super) waiters: Mutex<Vec<Waiter>>,
+}
+
+impl Core {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        router: Arc<Router>,
+        name: String,
+        lease: Duration,
+        sources: Sources,
+    ) -> Self {
+        Self {
+            link: Link::new(Arc::clone(&settings)),
+            settings,
+            router,
+            name,
+            lease,
+            calls: AtomicU64::new(0),
+            tags: AtomicU64::new(0),
+            held: Mutex::default(),
+            ready: Mutex::default(),
+            arrived: Notify::new(),
+            grant: watch::Sender::new(Grant::default()),
+            sweep: Mutex::new(true),
+            fault: Mutex::default(),
+            stage: watch::Sender::new(Stage::Running),
+            asking: tokio::sync::Mutex::new(()),
+            sources: Mutex::new(Arc::new(sources)),
+            waiters: Mutex::default(),
+        }
+    }
+
+    pub(super) fn sources(&self) -> Arc<Sources> {
+        Arc::clone(&lock(&self.sources))
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        *self.stage.borrow() == Stage::Running
+    }
+
+    /// The prefix of the tags of one call of a claiming script.
+    pub(super) fn next_call(&self) -> String {
+        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The lease in milliseconds.
+    pub(super) fn lease_ms(&self) -> u64 {
+        self.lease.as_millis() as u64
+    }
+
+    pub(super) fn sweep_next(&self) {
+        *lock(&self.sweep) = true;
+    }
+
+    /// The server lets waiting connections take this many.
+    pub(super) fn open_grant(&self, credit: usize) {
+        self.grant.send_modify(|grant| *grant = Grant { number: grant.number + 1, credit });
+    }
+
+    /// The server lets nobody take anything, or we do not know.
+    pub(super) fn close_grant(&self) -> usize {
+        let mut credit = 0;
+        self.grant.send_modify(|grant| credit = std::mem::take(&mut grant.credit));
+        credit
+    }
+
+    /// A waiting connection broke: whoever waits is told, and asks anew when it comes back.
+    pub(super) fn fail(&self, error: Error) {
+        self.sweep_next();
+        if self.close_grant() > 0 {
+            *lock(&self.fault) = Some(error);
+            self.arrived.notify_waiters();
+        }
+    }
+
+    /// Makes deliveries of what a script claimed: the n-th message has the tag `prefix` n, counted from 1.
+    pub(super) async fn accept(&self, prefix: &str, claimed: Vec<(Arc<Source>, usize, Vec<Bytes>)>) {
+        let mut deliveries = Vec::new();
+        let mut number = 0;
+        for (source, step, messages) in claimed {
+            let Some(list) = source.lists.get(step) else { continue };
+            for raw in messages {
+                number += 1;
+                let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
+                let held = Held {
+                    id: format!("{prefix}{number}").into(),
+                    raw: raw.clone(),
+                    list: Arc::clone(list),
+                    queue: Arc::clone(&source.queue),
+                    buried: false,
+                    unsure: false,
+                };
+                lock(&self.held).insert(tag, held);
+                let message = envelope::decode(&raw);
+                deliveries.push(Delivery {
+                    tag: DeliveryTag(tag),
+                    queue: Arc::clone(&source.queue),
+                    raw,
+                    message,
+                });
+            }
+        }
+        let unreadable: Vec<(u64, String)> = deliveries
+            .iter()
+            .filter_map(|delivery| Some((delivery.tag.0, delivery.message.as_ref().err()?.to_string())))
+            .collect();
+        if !unreadable.is_empty() {
+            settle::bury(self, &unreadable).await;
+        }
+        lock(&self.ready).extend(deliveries);
+        self.arrived.notify_waiters();
+    }
+
+    pub(super) fn take_ready(&self, max: usize) -> Vec<Delivery> {
+        let mut ready = lock(&self.ready);
+        let count = ready.len().min(max);
+        ready.drain(..count).collect()
+    }
+}

@@ -1,0 +1,213 @@
+//! A connection that comes back by itself, and what Redis's errors mean.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use celeriac_error::{Error, Result};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind};
+use tokio::sync::Mutex;
+
+use super::scripts::Script;
+use super::settings::Settings;
+
+/// One connection for many calls at once. Opened when it is first used; opened again by the next call after it broke.
+pub(super) struct Link {
+    settings: Arc<Settings>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<MultiplexedConnection>,
+    generation: u64,
+    /// So that many callers who wait for the same attempt share its failure instead of each trying in turn.
+    failed: Option<(Instant, Meaning, String)>,
+}
+
+impl Link {
+    pub(super) fn new(settings: Arc<Settings>) -> Self {
+        Self { settings, state: Mutex::default() }
+    }
+
+    async fn connection(&self) -> Result<(MultiplexedConnection, u64)> {
+        let asked = Instant::now();
+        let mut state = self.state.lock().await;
+        if let Some(connection) = &state.connection {
+            return Ok((connection.clone(), state.generation));
+        }
+        if let Some((when, meaning, reason)) = &state.failed
+            && *when >= asked
+        {
+            return Err(meaning.error(&self.settings.url, reason.clone()));
+        }
+        match connect(&self.settings, Some(self.settings.response_timeout)).await {
+            Ok(connection) => {
+                state.failed = None;
+                state.generation += 1;
+                state.connection = Some(connection.clone());
+                Ok((connection, state.generation))
+            }
+            Err(error) => {
+                let (meaning, reason) = (Meaning::of(&error), error.to_string());
+                state.failed = Some((Instant::now(), meaning, reason.clone()));
+                Err(meaning.error(&self.settings.url, reason))
+            }
+        }
+    }
+
+    async fn done<T>(&self, generation: u64, outcome: redis::RedisResult<T>) -> Result<T> {
+        let error = match outcome {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        if breaks_connection(&error) {
+            let mut state = self.state.lock().await;
+            if state.generation == generation {
+                state.connection = None;
+            }
+        }
+        Err(explain(&self.settings.url, &error))
+    }
+
+    /// Opens the connection where there is none. When this fails nothing was sent.
+    pub(super) async fn open(&self) -> Result<()> {
+        self.connection().await.map(drop)
+    }
+
+    /// Sends one command, which may be sent twice: a connection that broke while it was idle is noticed by the next
+    /// command only, and that is no reason to report a failure.
+    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        let (mut connection, generation) = self.connection().await?;
+        match command.query_async(&mut connection).await {
+            Err(error) if error.is_connection_dropped() => {
+                let _ = self.done::<()>(generation, Err(error)).await;
+                let (mut connection, generation) = self.connection().await?;
+                let outcome = command.query_async(&mut connection).await;
+                self.done(generation, outcome).await
+            }
+            outcome => self.done(generation, outcome).await,
+        }
+    }
+
+    /// Sends several commands in one write, which may be sent twice, as [`command`](Self::command) does.
+    pub(super) async fn commands<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
+        let (mut connection, generation) = self.connection().await?;
+        match pipeline.query_async(&mut connection).await {
+            Err(error) if error.is_connection_dropped() => {
+                let _ = self.done::<()>(generation, Err(error)).await;
+                self.commands_once(pipeline).await
+            }
+            outcome => self.done(generation, outcome).await,
+        }
+    }
+
+    /// Sends several commands in one write, once.
+    pub(super) async fn commands_once<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
+        let (mut connection, generation) = self.connection().await?;
+        let outcome = pipeline.query_async(&mut connection).await;
+        self.done(generation, outcome).await
+    }
+
+    /// Runs a script; `call` came from [`Script::call`]. Loads it where the server does not know it (any more).
+    pub(super) async fn script<T: FromRedisValue>(&self, script: &Script, call: &Cmd) -> Result<T> {
+        let (mut connection, generation) = self.connection().await?;
+        let outcome = script.run(&mut connection, call).await;
+        self.done(generation, outcome).await
+    }
+}
+
+/// Opens a connection of one's own. Without `response_timeout` it may block, and its user must watch over it.
+pub(super) async fn connect(
+    settings: &Settings,
+    response_timeout: Option<Duration>,
+) -> redis::RedisResult<MultiplexedConnection> {
+    // redis-rs gives up on an answer after 500 ms unless told otherwise.
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(settings.connect_timeout))
+        .set_response_timeout(response_timeout);
+    let connecting = settings.client.get_multiplexed_async_connection_with_config(&config);
+    limited(settings.connect_timeout, connecting).await
+}
+
+/// Bounds what redis-rs does not: the login is answered within its response time-out, and there may be none.
+pub(super) async fn limited<T>(
+    limit: Duration,
+    future: impl Future<Output = redis::RedisResult<T>>,
+) -> redis::RedisResult<T> {
+    tokio::time::timeout(limit, future).await.unwrap_or_else(|_| {
+        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into())
+    })
+}
+
+/// Whether the connection cannot be used after this.
+pub(super) fn breaks_connection(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_unrecoverable_error()
+}
+
+/// Our error for one of redis-rs's.
+pub(super) fn explain(url: &str, error: &RedisError) -> Error {
+    Meaning::of(error).error(url, error.to_string())
+}
+
+/// Our error for one that a script or a pipeline gave as text.
+pub(super) fn explain_text(url: &str, text: &str) -> Error {
+    Meaning::of_code(text.split(' ').next().unwrap_or_default(), text).error(url, text.to_owned())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// The credentials are wrong.
+    Credentials,
+    /// It may work later.
+    Later,
+    /// It will not work.
+    Never,
+}
+
+impl Meaning {
+    fn of(error: &RedisError) -> Self {
+        match error.kind() {
+            ErrorKind::AuthenticationFailed => Self::Credentials,
+            ErrorKind::Io
+            | ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::TryAgain
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::NoScript,
+            ) => Self::Later,
+            _ if breaks_connection(error) => Self::Later,
+            _ => Self::of_code(error.code().unwrap_or_default(), error.detail().unwrap_or_default()),
+        }
+    }
+
+    fn of_code(code: &str, detail: &str) -> Self {
+        match code {
+            "NOAUTH" | "WRONGPASS" => Self::Credentials,
+            // Before ACLs.
+            "ERR" | "" if detail.contains("invalid password") || detail.contains("without any password") => {
+                Self::Credentials
+            }
+            // A full memory empties when somebody consumes; a replica may become the master again.
+            "OOM" | "MISCONF" | "READONLY" | "NOREPLICAS" | "BUSY" | "LOADING" | "MASTERDOWN"
+            | "TRYAGAIN" | "CLUSTERDOWN" | "UNBLOCKED" => Self::Later,
+            "ERR" if detail.contains("max number of clients") => Self::Later,
+            _ => Self::Never,
+        }
+    }
+
+    fn error(self, url: &str, reason: String) -> Error {
+        let url = url.to_owned();
+        match self {
+            Self::Credentials => Error::AuthenticationFailed { url, reason },
+            Self::Later => Error::BrokerUnavailable { url, reason },
+            Self::Never => Error::Refused { url, reason },
+        }
+    }
+}

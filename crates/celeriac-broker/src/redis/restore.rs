@@ -1,0 +1,167 @@
+//! Puts back what others left: claims whose lease ran out, kombu's claims that are too old, and messages that were moved
+//! for a consumer that is gone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use celeriac_error::Result;
+use celeriac_protocol::envelope;
+use redis::Cmd;
+
+use super::core::Core;
+use super::dead;
+use super::record;
+use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
+use super::waiting;
+
+/// How often somebody looks for leases that ran out.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// After how long without a sign of life a consumer's private lists are emptied. Too early does no harm.
+const DEAD_AFTER: Duration = Duration::from_secs(3);
+
+/// After how long a consumer is forgotten: longer than the server can hold a BLMOVE for it.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// The most claims of one round, and the most rounds of one turn: other work must get its share of the server.
+const CLAIMS_PER_ROUND: usize = 200;
+const ROUNDS: usize = 20;
+
+/// Whose claims.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// Those with a lease.
+    Ours,
+    /// Those without one, by their age.
+    Kombu,
+}
+
+/// A sign of life each second; whoever's turn it is restores.
+pub(super) async fn keep(core: Arc<Core>) {
+    loop {
+        // Spread, so that a fleet that was started at once does not ask at once.
+        let jitter = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
+        tokio::time::sleep(INTERVAL * (230 + jitter / 5) / 256).await;
+        // A server that is away is the receiver's to report.
+        let Ok((ours, kombu)) = beat(&core).await else { continue };
+        if ours {
+            let _ = empty_abandoned_lists(&core).await;
+            let _ = restore(&core, Whose::Ours).await;
+        }
+        if kombu {
+            let _ = restore(&core, Whose::Kombu).await;
+        }
+    }
+}
+
+/// Gives a sign of life; says whether it is our turn to restore our kind's and kombu's claims.
+pub(super) async fn beat(core: &Core) -> Result<(bool, bool)> {
+    let keys = &core.settings.keys;
+    let mut call = BEAT.call(&[
+        keys.workers(),
+        keys.claims(&core.name),
+        keys.own("restore_turn"),
+        keys.own("restore_turn_kombu"),
+    ]);
+    call.arg(&core.name)
+        .arg(INTERVAL.as_millis() as u64 * 9 / 10)
+        .arg((core.settings.restore_interval.as_millis() as u64).max(1));
+    for (_, list) in waiting::lists(&core.sources()) {
+        call.arg(&*list);
+    }
+    let (ours, kombu): (i32, i32) = core.link.script(&BEAT, &call).await?;
+    Ok((ours == 1, kombu == 1))
+}
+
+async fn empty_abandoned_lists(core: &Core) -> Result<()> {
+    let keys = &core.settings.keys;
+    let mut call = ABANDONED.call(&[keys.workers(), keys.credits()]);
+    call.arg(keys.own("claim:")).arg("").arg(DEAD_AFTER.as_secs()).arg(FORGOTTEN_AFTER.as_secs());
+    core.link.script(&ABANDONED, &call).await
+}
+
+/// Two steps: list what is due, and put back what still is. In between we mark the messages, which Lua could only do by
+/// writing them anew, with other numbers and empty lists.
+async fn restore(core: &Core, whose: Whose) -> Result<()> {
+    let keys = &core.settings.keys;
+    let mode = if whose == Whose::Ours { "ours" } else { "kombu" };
+    let age = core.settings.visibility_timeout.as_secs_f64();
+    for _ in 0..ROUNDS {
+        let mut call = EXPIRED.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
+        call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND);
+        let due: Vec<Vec<u8>> = core.link.script(&EXPIRED, &call).await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut call = RESTORE.call(&[
+            keys.unacked.clone(),
+            keys.unacked_index.clone(),
+            keys.leases(),
+            keys.dead(),
+            keys.dead_index(),
+        ]);
+        call.arg(mode).arg(age);
+        let mut queues = HashMap::new();
+        // Newest first: what is put back last is consumed first.
+        for pair in due.chunks_exact(2).rev() {
+            add(core, whose, &mut queues, &mut call, &pair[0], &pair[1]).await?;
+        }
+        let restored: usize = core.link.script(&RESTORE, &call).await?;
+        if due.len() < CLAIMS_PER_ROUND * 2 || restored == 0 {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Adds one claim to the call.
+async fn add(
+    core: &Core,
+    whose: Whose,
+    known: &mut HashMap<(String, String), Vec<Arc<str>>>,
+    call: &mut Cmd,
+    tag: &[u8],
+    record: &[u8],
+) -> Result<()> {
+    let keys = &core.settings.keys;
+    call.arg(tag);
+    let mut bury = |queue: &str, reason: &str, detail: &str, raw: &[u8]| {
+        let (entry, at_ms) = dead::entry(queue, reason, detail, raw);
+        call.arg(0).arg(entry).arg(at_ms);
+    };
+    let Some(parts) = record::split(record) else {
+        bury("", "malformed", "the record of the claim cannot be read", record);
+        return Ok(());
+    };
+    let (exchange, routing_key) = (parts.exchange.into_owned(), parts.routing_key.into_owned());
+    let (message, marked) = match (envelope::decode(parts.raw), envelope::mark_redelivered(parts.raw)) {
+        (Ok(message), Some(marked)) => (message, marked),
+        (message, _) => {
+            let detail = message.err().map(|error| error.to_string()).unwrap_or_default();
+            bury(&routing_key, "malformed", &detail, parts.raw);
+            return Ok(());
+        }
+    };
+    let route = (exchange, routing_key);
+    if !known.contains_key(&route) {
+        let queues = if whose == Whose::Ours {
+            vec![route.1.as_str().into()]
+        } else {
+            core.router.queues_of_claim(&core.link, &route.0, &route.1).await?
+        };
+        known.insert(route.clone(), queues);
+    }
+    let queues = &known[&route];
+    if queues.is_empty() {
+        let detail = format!("no queue is bound to exchange `{}` with routing key `{}`", route.0, route.1);
+        bury(&route.1, "unroutable", &detail, parts.raw);
+        return Ok(());
+    }
+    call.arg(queues.len());
+    for queue in queues {
+        call.arg(keys.list(queue, message.properties.priority.unwrap_or(0))).arg(&marked);
+    }
+    call.arg("").arg("");
+    Ok(())
+}

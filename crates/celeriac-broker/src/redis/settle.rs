@@ -1,0 +1,172 @@
+//! Settling: publish, store, then acknowledge, in one script for a batch.
+
+use std::collections::HashMap;
+
+use celeriac_error::{Error, Result};
+use celeriac_protocol::envelope;
+use redis::{Cmd, Value};
+
+use super::consumer::{only, settled};
+use super::core::{Core, Held, lock};
+use super::dead;
+use super::publish::{self, again};
+use super::routing::Destination;
+use super::scripts::SETTLE;
+use crate::redis_result::lifetime_ms;
+use crate::transport::{InlineStore, Outcome, Settled, Settlement};
+
+/// The most settlements of one script: the server does nothing else meanwhile.
+const SETTLEMENTS_PER_SCRIPT: usize = 256;
+
+pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Settled>> {
+    let mut results: Vec<Option<Result<Settled>>> = batch.iter().map(|_| None).collect();
+    if let Err(error) = core.router.prepare(&core.link, batch.iter().flat_map(|one| &one.publish)).await {
+        return batch.iter().map(|_| Err(again(&error))).collect();
+    }
+    // After this an error says nothing about whether the script ran.
+    if let Err(error) = core.link.open().await {
+        return batch.iter().map(|_| Err(again(&error))).collect();
+    }
+    let held: HashMap<u64, Held> = {
+        let all = lock(&core.held);
+        batch.iter().filter_map(|one| Some((one.tag.0, all.get(&one.tag.0)?.clone()))).collect()
+    };
+    let mut order: Vec<usize> = (0..batch.len()).collect();
+    // What goes back goes back newest first, so that the oldest is consumed next.
+    order.sort_by_key(|&place| match batch[place].outcome {
+        Outcome::Requeue { .. } => (1, std::cmp::Reverse(batch[place].tag)),
+        _ => (0, std::cmp::Reverse(crate::transport::DeliveryTag(0))),
+    });
+
+    for chunk in order.chunks(SETTLEMENTS_PER_SCRIPT) {
+        let keys = &core.settings.keys;
+        let mut call = SETTLE.call(&[
+            keys.unacked.clone(),
+            keys.unacked_index.clone(),
+            keys.leases(),
+            keys.dead(),
+            keys.dead_index(),
+        ]);
+        call.arg(core.settings.database);
+        let mut sent = Vec::with_capacity(chunk.len());
+        for &place in chunk {
+            let settlement = &batch[place];
+            match held.get(&settlement.tag.0) {
+                None => results[place] = Some(Ok(Settled::Lost)),
+                Some(held) => match add(core, &mut call, held, settlement) {
+                    Ok(()) => sent.push(place),
+                    Err(error) => results[place] = Some(Err(error)),
+                },
+            }
+        }
+        if sent.is_empty() {
+            continue;
+        }
+        match core.link.script::<Vec<Value>>(&SETTLE, &call).await {
+            Ok(replies) => {
+                let mut all = lock(&core.held);
+                for (place, reply) in sent.into_iter().zip(replies) {
+                    let tag = batch[place].tag.0;
+                    let mut result = settled(&core.settings.url, reply);
+                    if matches!(result, Ok(Settled::Lost)) && all.get(&tag).is_some_and(|held| held.unsure) {
+                        result = Ok(Settled::Done);
+                    }
+                    if result.is_ok() {
+                        all.remove(&tag);
+                    }
+                    results[place] = Some(result);
+                }
+            }
+            Err(error) => {
+                let mut all = lock(&core.held);
+                for place in sent {
+                    if let Some(held) = all.get_mut(&batch[place].tag.0) {
+                        held.unsure |= error.is_transient();
+                    }
+                    results[place] = Some(Err(again(&error)));
+                }
+            }
+        }
+    }
+    let missing = || Err(Error::Internal("the settling script gave too few answers".to_owned()));
+    results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+}
+
+/// Adds one settlement to a call; nothing of it when there is an error.
+fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Result<()> {
+    let mut messages = Vec::new();
+    for publication in &settlement.publish {
+        let prepared = publish::prepare(&core.router, publication)?;
+        for destination in prepared.destinations {
+            let (how, name) = match destination {
+                Destination::Queue(queue) => ("L", core.settings.keys.list(&queue, prepared.priority)),
+                Destination::Channel(channel) => ("P", channel),
+            };
+            messages.push((how, name, prepared.payload.clone()));
+        }
+    }
+    call.arg(&*held.id).arg(if held.buried { "d" } else { "u" }).arg(messages.len());
+    for (how, name, payload) in messages {
+        call.arg(how).arg(name).arg(&payload[..]);
+    }
+    match &settlement.store {
+        None => call.arg("0"),
+        Some(InlineStore::Redis { database, key, value, expires }) => {
+            call.arg("1").arg(database).arg(key).arg(value).arg(lifetime_ms(*expires))
+        }
+    };
+    match &settlement.outcome {
+        Outcome::Ack => call.arg("a"),
+        Outcome::Requeue { redelivered } => {
+            let marked = redelivered.then(|| envelope::mark_redelivered(&held.raw)).flatten();
+            call.arg("r").arg(&*held.list).arg(marked.as_deref().unwrap_or(&held.raw))
+        }
+        Outcome::Dead { reason, detail } => {
+            let (entry, at_ms) = dead::entry(&held.queue, reason, detail, &held.raw);
+            call.arg("d").arg(entry).arg(at_ms)
+        }
+    };
+    Ok(())
+}
+
+/// Moves what could not be read to the dead list at once. Where that fails they stay held like any other, and are moved
+/// when they are settled, or by whoever restores them.
+pub(super) async fn bury(core: &Core, unreadable: &[(u64, String)]) {
+    let held: Vec<(u64, Held)> = {
+        let all = lock(&core.held);
+        unreadable.iter().filter_map(|(tag, _)| Some((*tag, all.get(tag)?.clone()))).collect()
+    };
+    let batch: Vec<_> = unreadable
+        .iter()
+        .map(|(tag, detail)| only(*tag, Outcome::Dead { reason: "malformed", detail: detail.clone() }))
+        .collect();
+    let results = settle(core, &batch).await;
+    let mut all = lock(&core.held);
+    for ((tag, mut held), result) in held.into_iter().zip(results) {
+        if matches!(result, Ok(Settled::Done)) {
+            held.buried = true;
+            all.insert(tag, held);
+        }
+    }
+}
+
+/// Back to their lists as they were, in their old order. What lies in the dead list stays there.
+pub(super) async fn hand_back(core: &Core, tags: Vec<u64>) -> Result<()> {
+    let batch: Vec<_> = {
+        let mut all = lock(&core.held);
+        tags.into_iter()
+            .filter(|tag| {
+                let buried = all.get(tag).is_some_and(|held| held.buried);
+                if buried {
+                    all.remove(tag);
+                }
+                !buried
+            })
+            .map(|tag| only(tag, Outcome::Requeue { redelivered: false }))
+            .collect()
+    };
+    if batch.is_empty() {
+        return Ok(());
+    }
+    settle(core, &batch).await.into_iter().try_for_each(|result| result.map(drop))
+}

@@ -1,0 +1,260 @@
+//! Waiting for messages without losing any and without polling.
+//!
+//! One connection for each list sends `BLMOVE list private RIGHT LEFT` and, in the same write, the script that claims what
+//! was moved: the server runs it as soon as BLMOVE is served. BRPOP would be simpler, but loses what it popped when its
+//! client is killed before it has recorded it. A consumer says in the hash of credits how many messages it would take; the
+//! script of whoever comes without credit puts the message back, and the next one that waits gets it.
+//!
+//! Up to [`CONNECTIONS`] lists have a connection each. With more, only the most urgent list of each queue (and of the first
+//! so many queues) has one; the others are looked at ten times a second while somebody waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisResult, Value};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use super::consumer::bulks;
+use super::core::{Core, Grant, Source, Sources, lock};
+use super::link::{connect, explain, limited};
+use super::scripts::{self, WAKE};
+
+/// The most connections that wait.
+const CONNECTIONS: usize = 16;
+
+/// How long the server holds a BLMOVE.
+const BLOCK: Duration = Duration::from_secs(5);
+
+/// How long after that a connection without an answer counts as dead.
+const OVERDUE: Duration = Duration::from_secs(5);
+
+/// The time between two attempts to connect.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How long a credit that the server does not know may be on its way to us as messages.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// How long a connection that is told to end may take.
+const END: Duration = Duration::from_secs(2);
+
+/// A connection that waits on one list.
+pub(super) struct Waiter {
+    list: Arc<str>,
+    control: Arc<Control>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Control {
+    ended: AtomicBool,
+    end: Notify,
+    /// What the server calls the connection (`CLIENT ID`); 0 while there is none.
+    client: AtomicI64,
+    /// A connection broke, so the server may still hold a BLMOVE for us.
+    broke: AtomicBool,
+}
+
+impl Waiter {
+    /// Ends it at once; what the server still moves for it, its restorers put back.
+    pub(super) fn abort(self) {
+        self.task.abort();
+    }
+}
+
+/// The lists that connections wait on: queue and step.
+pub(super) fn lists(sources: &Sources) -> Vec<(Arc<Source>, Arc<str>)> {
+    let all: usize = sources.queues.iter().map(|source| source.lists.len()).sum();
+    let steps = if all <= CONNECTIONS { usize::MAX } else { 1 };
+    let each = sources.queues.iter().flat_map(|source| {
+        source.lists.iter().take(steps).map(move |list| (Arc::clone(source), Arc::clone(list)))
+    });
+    each.take(CONNECTIONS).collect()
+}
+
+/// Whether a connection waits on every list.
+pub(super) fn covers_all(core: &Core) -> bool {
+    core.sources().queues.iter().map(|source| source.lists.len()).sum::<usize>() <= CONNECTIONS
+}
+
+/// Ends the connections that are not needed any more and starts those that are.
+pub(super) async fn arrange(core: &Arc<Core>) {
+    let wanted = lists(&core.sources());
+    end(core, |list| !wanted.iter().any(|(_, other)| **other == *list)).await;
+    let mut waiters = lock(&core.waiters);
+    for (source, list) in wanted {
+        if waiters.iter().any(|waiter| waiter.list == list) {
+            continue;
+        }
+        let control = Arc::new(Control::default());
+        let waiting = Waiting {
+            core: Arc::clone(core),
+            step: source.lists.iter().position(|other| *other == list).unwrap_or_default(),
+            source,
+            list: Arc::clone(&list),
+            control: Arc::clone(&control),
+        };
+        let task = tokio::spawn(waiting.run(core.grant.subscribe()));
+        waiters.push(Waiter { list, control, task });
+    }
+}
+
+/// Ends the connections on these lists. What they are given meanwhile they put back, since there is no credit.
+/// True when all have ended by themselves, so that nothing can be moved for them any more.
+pub(super) async fn end(core: &Core, which: impl Fn(&str) -> bool) -> bool {
+    let ending: Vec<Waiter> = {
+        let mut waiters = lock(&core.waiters);
+        let (ending, staying) = waiters.drain(..).partition(|waiter| which(&waiter.list));
+        *waiters = staying;
+        ending
+    };
+    for waiter in &ending {
+        waiter.control.ended.store(true, Ordering::SeqCst);
+        waiter.control.end.notify_one();
+    }
+    let deadline = tokio::time::Instant::now() + END;
+    let mut in_order = true;
+    for mut waiter in ending {
+        // Again and again: the BLMOVE may reach the server after the first UNBLOCK.
+        while !waiter.task.is_finished() && tokio::time::Instant::now() < deadline {
+            let client = waiter.control.client.load(Ordering::SeqCst);
+            if client != 0 {
+                let unblocked =
+                    core.link.command::<i64>(redis::cmd("CLIENT").arg("UNBLOCK").arg(client)).await;
+                if unblocked.is_err() {
+                    break;
+                }
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(20), &mut waiter.task).await;
+        }
+        in_order &= waiter.task.is_finished() && !waiter.control.broke.load(Ordering::SeqCst);
+        waiter.task.abort();
+    }
+    in_order
+}
+
+/// The task of a [`Waiter`].
+struct Waiting {
+    core: Arc<Core>,
+    source: Arc<Source>,
+    step: usize,
+    list: Arc<str>,
+    control: Arc<Control>,
+}
+
+/// What came of one BLMOVE.
+enum Woken {
+    Nothing,
+    PutBack,
+    Claimed { prefix: String, messages: Vec<bytes::Bytes> },
+}
+
+impl Waiting {
+    async fn run(self, mut grants: watch::Receiver<Grant>) {
+        let mut connection = None;
+        // The last grant that somebody has used.
+        let mut spent = 0;
+        loop {
+            let granted = tokio::select! {
+                () = self.control.end.notified() => None,
+                grant = grants.wait_for(|grant| grant.credit > 0 && grant.number > spent) => grant.ok().map(|grant| *grant),
+            };
+            let (Some(grant), false) = (granted, self.control.ended.load(Ordering::SeqCst)) else { return };
+            let woken = match connection.as_mut() {
+                None => match self.open().await {
+                    Ok(opened) => {
+                        connection = Some(opened);
+                        continue;
+                    }
+                    Err(error) => Err(error),
+                },
+                Some(connection) => limited(BLOCK + OVERDUE, self.wait(connection)).await,
+            };
+            match woken {
+                Ok(Woken::Nothing) => {}
+                Ok(Woken::PutBack) => {
+                    spent = grant.number;
+                    self.core.sweep_next();
+                    self.doubt(grant.number).await;
+                }
+                Ok(Woken::Claimed { prefix, messages }) => {
+                    spent = grant.number;
+                    if messages.len() >= self.core.close_grant() {
+                        self.core.sweep_next();
+                    }
+                    self.core.accept(&prefix, vec![(Arc::clone(&self.source), self.step, messages)]).await;
+                }
+                Err(error) => {
+                    connection = None;
+                    self.control.client.store(0, Ordering::SeqCst);
+                    self.control.broke.store(true, Ordering::SeqCst);
+                    self.core.fail(explain(&self.core.settings.url, &error));
+                    let _ = tokio::time::timeout(RETRY, self.control.end.notified()).await;
+                }
+            }
+            if self.control.ended.load(Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+
+    /// The server knew no credit of ours. Mostly another of our connections has just used it. But it may be gone for good:
+    /// a restorer took us for dead, or somebody flushed the database; then whoever waits has to ask again.
+    async fn doubt(&self, number: u64) {
+        let _ = tokio::time::timeout(ON_ITS_WAY, self.control.end.notified()).await;
+        let grant = *self.core.grant.borrow();
+        if grant.number == number && grant.credit > 0 {
+            self.core.close_grant();
+            self.core.arrived.notify_waiters();
+        }
+    }
+
+    async fn open(&self) -> RedisResult<MultiplexedConnection> {
+        // No time-out of its own: it has to wait.
+        let mut connection = connect(&self.core.settings, None).await?;
+        let prepare = async {
+            let client: i64 = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
+            WAKE.load(&mut connection).await?;
+            Ok(client)
+        };
+        let client = limited(self.core.settings.response_timeout, prepare).await?;
+        self.control.client.store(client, Ordering::SeqCst);
+        Ok(connection)
+    }
+
+    async fn wait(&self, connection: &mut MultiplexedConnection) -> RedisResult<Woken> {
+        let (core, keys) = (&self.core, &self.core.settings.keys);
+        let private = keys.private_list(&core.name, &self.list);
+        let prefix = core.next_call();
+        let mut call = WAKE.call(&[
+            private.as_str(),
+            &self.list,
+            &keys.unacked,
+            &keys.unacked_index,
+            &keys.leases(),
+            &keys.credits(),
+        ]);
+        call.arg(&core.name).arg(&prefix).arg(core.lease_ms()).arg(&self.source.json);
+        let mut both = redis::pipe();
+        both.ignore_errors();
+        both.cmd("BLMOVE").arg(&*self.list).arg(&private).arg("RIGHT").arg("LEFT").arg(BLOCK.as_secs());
+        both.add_command(call.clone());
+        let (moved, woken): (RedisResult<Value>, RedisResult<Value>) = both.query_async(connection).await?;
+        moved?;
+        let woken = match woken {
+            // The message lies in the private list: it must not wait for the next one.
+            Err(error) if scripts::is_missing(&error) => WAKE.run(connection, &call).await?,
+            woken => woken?,
+        };
+        match woken {
+            Value::Int(_) => Ok(Woken::PutBack),
+            other => match bulks(other) {
+                Some(messages) if messages.is_empty() => Ok(Woken::Nothing),
+                Some(messages) => Ok(Woken::Claimed { prefix, messages }),
+                None => Ok(Woken::Nothing),
+            },
+        }
+    }
+}

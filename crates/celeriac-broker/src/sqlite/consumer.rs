@@ -1,0 +1,421 @@
+//! Takes messages for one consumer and keeps account of what it holds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use celeriac_error::{Error, Result};
+use celeriac_protocol::envelope;
+use tokio::sync::Notify;
+
+use super::engine::{Engine, Renewal, Request};
+use super::session::{Claimed, Held, Outgoing, Session};
+use super::{outgoing, unroutable};
+use crate::transport::{
+    ConsumeOptions, Consumer, Delivery, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement,
+};
+
+/// What the consumer and the thread share.
+pub(super) struct ConsumerState {
+    node: String,
+    pub(super) renewal: Renewal,
+    inner: Mutex<Inner>,
+    /// Rung when a waiting receive should look again.
+    changed: Notify,
+}
+
+struct Inner {
+    holder: i64,
+    queues: Vec<Arc<str>>,
+    last_tag: u64,
+    held: BTreeMap<u64, Held>,
+    /// Claimed, but not given out yet.
+    ready: VecDeque<Delivery>,
+    /// The thread knows that a receive waits, for at most this many.
+    wanted: Option<usize>,
+    failure: Option<Error>,
+    stopped: bool,
+    ended: bool,
+}
+
+impl ConsumerState {
+    pub(super) fn new(holder: i64, options: &ConsumeOptions) -> Self {
+        Self {
+            node: options.node.clone(),
+            renewal: Renewal::new(options.lease),
+            inner: Mutex::new(Inner {
+                holder,
+                queues: names(&options.queues),
+                last_tag: 0,
+                held: BTreeMap::new(),
+                ready: VecDeque::new(),
+                wanted: None,
+                failure: None,
+                stopped: false,
+                ended: false,
+            }),
+            changed: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    pub(super) fn queues(&self) -> Vec<Arc<str>> {
+        self.lock().queues.clone()
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        let inner = self.lock();
+        inner.wanted.is_some() && !inner.stopped
+    }
+
+    /// Holder, queues and the most messages, when a receive waits.
+    pub(super) fn wanted(&self) -> Option<(i64, Vec<Arc<str>>, usize)> {
+        let inner = self.lock();
+        if inner.stopped {
+            return None;
+        }
+        inner.wanted.map(|max| (inner.holder, inner.queues.clone(), max))
+    }
+
+    /// Takes over what was claimed for it.
+    pub(super) fn hand_over(&self, holder: i64, claimed: Vec<Claimed>) {
+        let mut inner = self.lock();
+        inner.wanted = None;
+        // The queue that was taken from last is asked last next time, as kombu's `round_robin_cycle` does, so that a
+        // full queue starves no other.
+        if let Some(last) = claimed.last()
+            && let Some(index) = inner.queues.iter().position(|queue| *queue == last.queue)
+        {
+            let queue = inner.queues.remove(index);
+            inner.queues.push(queue);
+        }
+        for Claimed { message_id, queue, payload } in claimed {
+            inner.last_tag += 1;
+            let tag = inner.last_tag;
+            let message = envelope::decode(&payload);
+            inner.ready.push_back(Delivery {
+                tag: DeliveryTag(tag),
+                queue: Arc::clone(&queue),
+                raw: payload.clone(),
+                message,
+            });
+            inner.held.insert(tag, Held { holder, message_id, queue, raw: payload });
+        }
+        drop(inner);
+        self.changed.notify_waiters();
+    }
+
+    /// The next receive reports this.
+    pub(super) fn fail(&self, error: Error) {
+        let mut inner = self.lock();
+        inner.wanted = None;
+        inner.failure = Some(error);
+        drop(inner);
+        self.changed.notify_waiters();
+    }
+
+    /// Nothing comes any more; what was held is lost.
+    pub(super) fn end(&self) {
+        let mut inner = self.lock();
+        inner.stopped = true;
+        inner.ended = true;
+        inner.held.clear();
+        inner.ready.clear();
+        drop(inner);
+        self.changed.notify_waiters();
+    }
+
+    /// Says that it lives. Whoever was taken for dead goes on under a new name: what it held is others' now.
+    pub(super) fn renew(&self, session: &mut Session) -> rusqlite::Result<()> {
+        let holder = self.lock().holder;
+        if !session.renew_holder(holder, self.renewal.lease)? {
+            let holder = session.add_holder(&self.node, self.renewal.lease)?;
+            self.lock().holder = holder;
+        }
+        Ok(())
+    }
+
+    /// What was claimed but never given out.
+    fn not_given_out(&self) -> Vec<(u64, Held)> {
+        let inner = self.lock();
+        let tags = inner.ready.iter().map(|delivery| delivery.tag.0);
+        tags.filter_map(|tag| Some((tag, inner.held.get(&tag)?.clone()))).collect()
+    }
+
+    fn forget(&self, tags: &[u64]) {
+        let mut inner = self.lock();
+        inner.ready.retain(|delivery| !tags.contains(&delivery.tag.0));
+        for tag in tags {
+            inner.held.remove(tag);
+        }
+    }
+}
+
+fn names(queues: &[Queue]) -> Vec<Arc<str>> {
+    queues.iter().map(|queue| Arc::from(queue.name.as_str())).collect()
+}
+
+/// Gives back what nobody has seen, as if it had never been claimed.
+fn put_back_unseen(session: &mut Session, state: &ConsumerState) -> rusqlite::Result<Vec<u64>> {
+    let mut tags = Vec::new();
+    for (tag, held) in state.not_given_out() {
+        if session.release(&held)? {
+            session.give_back(&held, false)?;
+        }
+        tags.push(tag);
+    }
+    Ok(tags)
+}
+
+/// A settlement with all that the thread needs for it.
+struct Due {
+    tag: u64,
+    held: Option<Held>,
+    publish: Vec<Outgoing>,
+    outcome: Outcome,
+}
+
+enum Outcomes {
+    Done,
+    Lost,
+    /// This of its publications leads nowhere.
+    Unroutable(usize),
+}
+
+fn settle_one(session: &mut Session, due: &Due) -> rusqlite::Result<Outcomes> {
+    let Some(held) = &due.held else { return Ok(Outcomes::Lost) };
+    if !session.is_held(held)? {
+        return Ok(Outcomes::Lost);
+    }
+    let mut routes = Vec::with_capacity(due.publish.len());
+    for (index, outgoing) in due.publish.iter().enumerate() {
+        match session.route(outgoing)? {
+            Some(route) => routes.push(route),
+            None => return Ok(Outcomes::Unroutable(index)),
+        }
+    }
+    for (outgoing, route) in due.publish.iter().zip(&routes) {
+        session.put(outgoing, route)?;
+    }
+    session.release(held)?;
+    match &due.outcome {
+        Outcome::Ack => session.delete(held)?,
+        Outcome::Requeue { redelivered } => session.give_back(held, *redelivered)?,
+        Outcome::Dead { reason, detail } => session.bury(held, reason, detail)?,
+    }
+    Ok(Outcomes::Done)
+}
+
+/// The handle that the worker has.
+pub(super) struct SqliteConsumer {
+    pub(super) engine: Arc<Engine>,
+    pub(super) state: Arc<ConsumerState>,
+}
+
+impl SqliteConsumer {
+    /// Hands back whatever it still holds and leaves.
+    pub(super) async fn leave(engine: &Engine, state: &Arc<ConsumerState>) -> Result<()> {
+        {
+            let mut inner = state.lock();
+            inner.stopped = true;
+            if inner.ended {
+                return Ok(());
+            }
+        }
+        state.changed.notify_waiters();
+        let (working, after) = (Arc::clone(state), Arc::clone(state));
+        engine
+            .write_then(
+                move |session| {
+                    put_back_unseen(session, &working)?;
+                    let holder = working.lock().holder;
+                    session.end_holder(holder)
+                },
+                move |()| after.end(),
+            )
+            .await
+    }
+
+    fn error_of(settlement: &Settlement, index: usize) -> Error {
+        settlement.publish.get(index).map_or_else(
+            || Error::Internal("no such publication".to_owned()),
+            |it: &Publication| unroutable(it),
+        )
+    }
+}
+
+#[async_trait]
+impl Consumer for SqliteConsumer {
+    async fn receive(&self, max: usize) -> Result<Vec<Delivery>> {
+        loop {
+            let changed = self.state.changed.notified();
+            tokio::pin!(changed);
+            // Before looking, so that nothing comes between looking and waiting.
+            changed.as_mut().enable();
+            let ask = {
+                let mut inner = self.state.lock();
+                if inner.stopped {
+                    return Ok(Vec::new());
+                }
+                if !inner.ready.is_empty() {
+                    let count = inner.ready.len().min(max.max(1));
+                    return Ok(inner.ready.drain(..count).collect());
+                }
+                if let Some(failure) = inner.failure.take() {
+                    return Err(failure);
+                }
+                let ask = inner.wanted.is_none();
+                inner.wanted = Some(max.max(1));
+                ask
+            };
+            if ask {
+                let asked = self.engine.send(Request::Claim(Arc::clone(&self.state)));
+                asked.inspect_err(|_| self.state.lock().wanted = None)?;
+            }
+            changed.await;
+        }
+    }
+
+    async fn settle(&self, batch: &[Settlement]) -> Vec<Result<Settled>> {
+        let mut due = Vec::with_capacity(batch.len());
+        {
+            let inner = self.state.lock();
+            for settlement in batch {
+                due.push(Due {
+                    tag: settlement.tag.0,
+                    held: inner.held.get(&settlement.tag.0).cloned(),
+                    publish: Vec::new(),
+                    outcome: settlement.outcome.clone(),
+                });
+            }
+        }
+        for (due, settlement) in due.iter_mut().zip(batch) {
+            if due.held.is_some() {
+                due.publish = settlement.publish.iter().map(outgoing).collect();
+            }
+        }
+        // What the broker cannot store is refused before anything is touched.
+        let storable: Vec<bool> = batch.iter().map(|settlement| settlement.store.is_none()).collect();
+        let tags: Vec<u64> = due.iter().map(|due| due.tag).collect();
+        let state = Arc::clone(&self.state);
+        let work_storable = storable.clone();
+        let settled = self
+            .engine
+            .write_then(
+                move |session| {
+                    due.iter()
+                        .zip(&work_storable)
+                        .map(
+                            |(due, storable)| {
+                                if *storable { settle_one(session, due).map(Some) } else { Ok(None) }
+                            },
+                        )
+                        .collect::<rusqlite::Result<Vec<_>>>()
+                },
+                move |outcomes| {
+                    let mut inner = state.lock();
+                    for (tag, outcome) in tags.iter().zip(outcomes) {
+                        if matches!(outcome, Some(Outcomes::Done | Outcomes::Lost)) {
+                            inner.held.remove(tag);
+                        }
+                    }
+                },
+            )
+            .await;
+        match settled {
+            Ok(outcomes) => outcomes
+                .into_iter()
+                .zip(batch)
+                .map(|(outcome, settlement)| match outcome {
+                    Some(Outcomes::Done) => Ok(Settled::Done),
+                    Some(Outcomes::Lost) => Ok(Settled::Lost),
+                    Some(Outcomes::Unroutable(index)) => Err(Self::error_of(settlement, index)),
+                    None => Err(Error::NotSupported {
+                        what: "storing a result while settling".to_owned(),
+                        by: self.engine.location.url.clone(),
+                    }),
+                })
+                .collect(),
+            Err(error) => repeat(&error, batch.len()),
+        }
+    }
+
+    async fn still_held(&self, tags: &[DeliveryTag]) -> Result<Vec<bool>> {
+        let held: Vec<Option<Held>> = {
+            let inner = self.state.lock();
+            tags.iter().map(|tag| inner.held.get(&tag.0).cloned()).collect()
+        };
+        self.engine
+            .read(move |session| {
+                held.iter()
+                    .map(|held| held.as_ref().map_or(Ok(false), |held| session.is_held(held)))
+                    .collect()
+            })
+            .await
+    }
+
+    async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
+        {
+            let mut inner = self.state.lock();
+            inner.queues = names(&queues);
+            if inner.wanted.is_none() {
+                return Ok(());
+            }
+        }
+        // A receive that waits already looks into the new queues.
+        self.engine.send(Request::Claim(Arc::clone(&self.state)))
+    }
+
+    async fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.state.changed.notify_waiters();
+        let (working, after) = (Arc::clone(&self.state), Arc::clone(&self.state));
+        // When it fails, closing or the end of the lease gives them back.
+        let _ = self
+            .engine
+            .write_then(move |session| put_back_unseen(session, &working), move |tags| after.forget(tags))
+            .await;
+    }
+
+    async fn close(&self) -> Result<()> {
+        match Self::leave(&self.engine, &self.state).await {
+            Err(Error::Closed(_)) => Ok(()),
+            result => result,
+        }
+    }
+}
+
+impl Drop for SqliteConsumer {
+    fn drop(&mut self) {
+        let holder = {
+            let mut inner = self.state.lock();
+            if inner.ended {
+                return;
+            }
+            inner.stopped = true;
+            inner.ended = true;
+            inner.holder
+        };
+        self.engine.write_unattended(move |session| session.end_holder(holder));
+    }
+}
+
+/// The same error for each of a batch.
+pub(super) fn repeat<T>(error: &Error, count: usize) -> Vec<Result<T>> {
+    let again = || match error {
+        Error::BrokerUnavailable { url, reason } => {
+            Error::BrokerUnavailable { url: url.clone(), reason: reason.clone() }
+        }
+        Error::Refused { url, reason } => Error::Refused { url: url.clone(), reason: reason.clone() },
+        Error::Closed(what) => Error::Closed(what),
+        other => Error::Internal(other.to_string()),
+    };
+    (0..count).map(|_| Err(again())).collect()
+}

@@ -1,0 +1,31 @@
+//! The one tokio runtime of the process, shared by every JavaScript environment in it.
+
+use std::sync::OnceLock;
+
+use napi::bindgen_prelude::create_custom_tokio_runtime;
+use tokio::runtime::{Builder, Handle};
+
+static HANDLE: OnceLock<Handle> = OnceLock::new();
+
+/// I/O threads, unless `CELERIAC_IO_THREADS` says otherwise. Measured, one is as good as two; the second keeps a slow
+/// SQLite transaction from holding up timers.
+const IO_THREADS: usize = 2;
+
+#[napi_derive::module_init]
+fn start() {
+    let threads = std::env::var("CELERIAC_IO_THREADS").ok().and_then(|text| text.parse().ok());
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(threads.unwrap_or(IO_THREADS).max(1))
+        .thread_name("celeriac-io")
+        .enable_all()
+        .build();
+    if let Ok(runtime) = runtime {
+        let _ = HANDLE.set(runtime.handle().clone());
+        create_custom_tokio_runtime(runtime);
+    }
+}
+
+/// The runtime's handle, for code that runs on JavaScript's threads.
+pub(crate) fn handle() -> napi::Result<Handle> {
+    HANDLE.get().cloned().ok_or_else(|| napi::Error::from_reason("the I/O threads could not be started"))
+}

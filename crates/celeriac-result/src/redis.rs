@@ -1,8 +1,0 @@
-//! placeholder
-use crate::{registry::StoreOptions, store::ResultStore};
-use celeriac_error::Result;
-use std::sync::Arc;
-pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
-pub(crate) fn open(_url: &str, _options: StoreOptions) -> Result<Arc<dyn ResultStore>> {
-    unimplemented!()
-}

@@ -1,0 +1,87 @@
+//! Takes messages from the broker as long as there is room for them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use celeriac_broker::{Consumer, Delivery};
+
+use crate::connect::Backoff;
+use crate::logger;
+use crate::state::Shared;
+
+/// The most messages of one claim: beyond this a larger batch gains nothing.
+const BATCH: usize = 256;
+
+/// How many messages are held when the prefetch has no limit: what memory, not a setting, allows.
+const UNLIMITED: usize = 65_535;
+
+/// Runs until the worker stops.
+pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
+    let mut backoff = Backoff::for_reconnect();
+    while !shared.is_stopping() {
+        let room = room(&shared);
+        if room == 0 {
+            shared.capacity.notified().await;
+            continue;
+        }
+        match consumer.receive(room.min(BATCH)).await {
+            Ok(deliveries) => {
+                if backoff.failures() > 0 {
+                    log::info!(target: logger::CONSUMER, "Connected to {} again.", shared.transport.url());
+                    backoff.reset();
+                }
+                take(&shared, deliveries);
+            }
+            Err(_) if shared.is_stopping() => break,
+            Err(error) => {
+                let pause = backoff.next();
+                if backoff.is_worth_a_line() {
+                    log::error!(
+                        target: logger::CONSUMER,
+                        "consumer: {error}. Trying again in {:.1} seconds ({})",
+                        pause.as_secs_f64(),
+                        backoff.failures(),
+                    );
+                }
+                stop_or(&shared, pause).await;
+            }
+        }
+    }
+}
+
+/// How many more messages may be held now.
+fn room(shared: &Shared) -> usize {
+    if shared.is_suspended() {
+        return 0;
+    }
+    let state = shared.state();
+    if shared.options.eta_task_limit.is_some_and(|limit| state.schedule.len() >= limit) {
+        return 0;
+    }
+    let limit = if shared.options.prefetch == 0 { UNLIMITED } else { shared.options.prefetch };
+    limit.saturating_sub(state.prefetched())
+}
+
+fn take(shared: &Arc<Shared>, deliveries: Vec<Delivery>) {
+    let count = deliveries.len();
+    for delivery in deliveries {
+        crate::intake::take(shared, delivery);
+    }
+    if count > 0 {
+        shared.deliverable.notify_one();
+    }
+}
+
+/// Waits `pause`, but not longer than the worker runs.
+pub(crate) async fn stop_or(shared: &Shared, pause: Duration) {
+    let stopped = shared.stopped.notified();
+    tokio::pin!(stopped);
+    stopped.as_mut().enable();
+    if shared.is_stopping() {
+        return;
+    }
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        () = stopped => {}
+    }
+}

@@ -1,0 +1,340 @@
+//! What JavaScript is given: the texts of its deliveries, and when they are ready.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use celeriac_broker::{DeliveryTag, Outcome, Settled, Settlement};
+use celeriac_error::Result;
+use celeriac_protocol::task::TaskRequest;
+use celeriac_protocol::{Message, json};
+use celeriac_result::StoreRequest;
+use jiff::Timestamp;
+
+use crate::intake::{self, Refusal};
+use crate::logger;
+use crate::outcome::{self, Document};
+use crate::state::{Held, Notice, Shared, Stage};
+
+/// One delivery as JavaScript reads it: `[tag, name, id, args, kwargs, tagged, request]`; the request holds only what
+/// differs from the default, because every byte is parsed on JavaScript's one thread.
+pub(crate) fn render(
+    tag: DeliveryTag,
+    request: &TaskRequest,
+    message: &Message,
+    queue: &str,
+) -> Result<String> {
+    let mut fields = Fields { out: String::from("{"), tagged: false };
+    fields.number("retries", u64::from(request.retries), request.retries == 0);
+    fields.text("eta", request.eta.as_deref());
+    fields.text("expires", request.expires.as_deref());
+    let (hard, soft) = request.time_limit;
+    if hard.is_some() || soft.is_some() {
+        let seconds = |limit: Option<f64>| limit.map_or_else(|| "null".to_owned(), |limit| limit.to_string());
+        fields.raw("timelimit", &format!("[{},{}]", seconds(hard), seconds(soft)));
+    }
+    fields.text("root_id", Some(request.root_id.as_str()).filter(|root| *root != request.id));
+    fields.text("parent_id", request.parent_id.as_deref());
+    fields.text("group", request.group.as_deref());
+    if let Some(index) = request.group_index {
+        fields.number("group_index", index, false);
+    }
+    fields.json("callbacks", request.callbacks_json.as_deref())?;
+    fields.json("errbacks", request.errbacks_json.as_deref())?;
+    fields.json("chain", request.chain_json.as_deref())?;
+    fields.json("chord", request.chord_json.as_deref())?;
+    fields.text("origin", request.origin.as_deref());
+    fields.text("lang", request.lang.as_deref());
+    fields.text("reply_to", request.reply_to.as_deref());
+    let correlation = request.correlation_id.as_deref().filter(|correlation| *correlation != request.id);
+    fields.text("correlation_id", correlation);
+    if let Some(ignore) = request.ignore_result {
+        fields.raw("ignore_result", if ignore { "true" } else { "false" });
+    }
+    fields.text("shadow", request.shadow.as_deref());
+    fields.text("argsrepr", request.argsrepr.as_deref());
+    fields.text("kwargsrepr", request.kwargsrepr.as_deref());
+    fields.json("stamped_headers", request.stamped_headers_json.as_deref())?;
+    fields.json("stamps", request.stamps_json.as_deref())?;
+    fields.json("headers", request.headers_json.as_deref())?;
+    let nesting = request.replaced_task_nesting;
+    fields.number("replaced_task_nesting", u64::from(nesting), nesting == 0);
+    fields.number("priority", request.priority.unwrap_or(0).into(), request.priority.unwrap_or(0) == 0);
+    fields.text("queue", Some(queue));
+    let info = &message.properties.delivery_info;
+    let mut place = Fields { out: String::from("{"), tagged: false };
+    place.text("exchange", Some(&info.exchange));
+    place.text("routing_key", Some(&info.routing_key));
+    place.raw("redelivered", if info.redelivered { "true" } else { "false" });
+    fields.raw("delivery_info", &place.close());
+
+    let args = json::to_javascript(request.args_json.as_bytes())?;
+    let kwargs = json::to_javascript(request.kwargs_json.as_bytes())?;
+    let tagged = fields.tagged || args.tagged || kwargs.tagged;
+    let mut out = format!("[{},", tag.0);
+    json::push_string(&mut out, &request.task);
+    out.push(',');
+    json::push_string(&mut out, &request.id);
+    let _ = write!(out, ",{},{},{tagged},{}]", args.text, kwargs.text, fields.close());
+    Ok(out)
+}
+
+/// A JSON object that grows.
+struct Fields {
+    out: String,
+    tagged: bool,
+}
+
+impl Fields {
+    fn key(&mut self, key: &str) {
+        if self.out.len() > 1 {
+            self.out.push(',');
+        }
+        let _ = write!(self.out, "\"{key}\":");
+    }
+
+    fn raw(&mut self, key: &str, json: &str) {
+        self.key(key);
+        self.out.push_str(json);
+    }
+
+    fn number(&mut self, key: &str, value: u64, is_default: bool) {
+        if !is_default {
+            self.raw(key, &value.to_string());
+        }
+    }
+
+    fn text(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.key(key);
+            json::push_string(&mut self.out, value);
+        }
+    }
+
+    fn json(&mut self, key: &str, value: Option<&str>) -> Result<()> {
+        if let Some(value) = value {
+            let value = json::to_javascript(value.as_bytes())?;
+            self.tagged |= value.tagged;
+            self.raw(key, &value.text);
+        }
+        Ok(())
+    }
+
+    fn close(mut self) -> String {
+        self.out.push('}');
+        self.out
+    }
+}
+
+/// Resolves when [`collect`] has something to give, with `false` once there will be nothing more.
+pub(crate) async fn wait(shared: &Arc<Shared>) -> bool {
+    resume(shared);
+    loop {
+        prepare(shared).await;
+        {
+            let state = shared.state();
+            let deliverable = state.running < shared.options.concurrency
+                && state.ready.iter().any(|tag| state.held.get(tag).is_some_and(|held| held.prepared));
+            if deliverable || !state.notices.is_empty() {
+                return true;
+            }
+            let over = shared.is_stopping() && state.held.is_empty() && shared.settle_queue.is_empty();
+            if over || shared.is_closed() {
+                return false;
+            }
+        }
+        shared.deliverable.notified().await;
+    }
+}
+
+/// JavaScript asks for work, so it lives: claiming goes on if it had been suspended.
+fn resume(shared: &Shared) {
+    intake::touch(shared);
+    if shared.suspended.swap(false, Ordering::AcqRel) {
+        log::warn!(target: logger::WORKER, "JavaScript takes tasks again; claiming goes on.");
+        shared.capacity.notify_one();
+    }
+}
+
+/// What must happen before the next bodies begin.
+#[derive(Default)]
+struct Preparation {
+    /// Everything that is ready once the rest is done.
+    tags: Vec<DeliveryTag>,
+    /// Acknowledged before the body.
+    early: Vec<DeliveryTag>,
+    /// `STARTED` documents.
+    started: Vec<StoreRequest>,
+    /// Expired or revoked since they came.
+    refused: Vec<(DeliveryTag, Held, Refusal)>,
+}
+
+/// Looks at as many ready tasks as there are free slots.
+fn plan(shared: &Shared) -> Preparation {
+    let now = Timestamp::now();
+    let mut plan = Preparation::default();
+    let mut state = shared.state();
+    let state = &mut *state;
+    let free = shared.options.concurrency.saturating_sub(state.running);
+    let mut position = 0;
+    while position < free {
+        let Some(tag) = state.ready.get(position).copied() else { break };
+        let Some(held) = state.held.get_mut(&tag) else {
+            state.ready.remove(position);
+            continue;
+        };
+        if let Some(reason) = intake::refusal(held, &state.revoked, now) {
+            state.ready.remove(position);
+            plan.refused.extend(state.held.remove(&tag).map(|held| (tag, held, reason)));
+            continue;
+        }
+        position += 1;
+        if held.prepared {
+            continue;
+        }
+        if held.settings.acks_late && !held.settings.track_started {
+            held.prepared = true;
+            continue;
+        }
+        plan.tags.push(tag);
+        if !held.settings.acks_late {
+            plan.early.push(tag);
+        }
+        if held.settings.track_started && !outcome::is_ignored(&held.request, held.settings) {
+            plan.started.push(started(shared, held));
+        }
+    }
+    plan
+}
+
+/// Does what must have happened before a body begins: refuses what has expired or was revoked meanwhile, acknowledges
+/// what is acknowledged early, stores STARTED.
+async fn prepare(shared: &Arc<Shared>) {
+    let plan = plan(shared);
+    if !plan.refused.is_empty() {
+        for (tag, held, reason) in plan.refused {
+            intake::discard(shared, tag, &held, reason);
+        }
+        shared.capacity.notify_one();
+    }
+    if plan.tags.is_empty() {
+        return;
+    }
+    store_started(shared, &plan.started).await;
+    acknowledge_early(shared, &plan.early).await;
+    let mut state = shared.state();
+    for tag in plan.tags {
+        if let Some(held) = state.held.get_mut(&tag) {
+            held.prepared = true;
+        }
+    }
+}
+
+fn started(shared: &Shared, held: &Held) -> StoreRequest {
+    let mut result = format!("{{\"pid\": {}, \"hostname\": ", shared.options.pid);
+    json::push_string(&mut result, &shared.options.hostname);
+    result.push('}');
+    let document = Document { state: "STARTED", result, traceback: None, children: "[]".to_owned() };
+    outcome::store_request(&shared.options, &held.request, &held.queue, document)
+}
+
+/// STARTED is a courtesy: that it could not be stored never keeps a task from running.
+async fn store_started(shared: &Shared, requests: &[StoreRequest]) {
+    let Some(store) = &shared.store else { return };
+    if requests.is_empty() {
+        return;
+    }
+    for error in store.store(requests).await.into_iter().filter_map(Result::err) {
+        log::warn!(target: logger::REQUEST, "Could not store STARTED: {error}");
+    }
+}
+
+/// Acknowledges before the body, for tasks without `acks_late`. What could not be acknowledged was lost to somebody
+/// else or will be settled with its result; either way it is the broker that knows.
+async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) {
+    let Some(consumer) = shared.consumer.get() else { return };
+    if early.is_empty() {
+        return;
+    }
+    let batch: Vec<Settlement> = early
+        .iter()
+        .map(|tag| Settlement { tag: *tag, publish: Vec::new(), store: None, outcome: Outcome::Ack })
+        .collect();
+    let outcomes = consumer.settle(&batch).await;
+    let mut state = shared.state();
+    for (tag, outcome) in early.iter().zip(outcomes) {
+        match outcome {
+            Ok(Settled::Done) => {
+                if let Some(held) = state.held.get_mut(tag) {
+                    held.acknowledged = true;
+                }
+            }
+            Ok(Settled::Lost) => {
+                state.ready.retain(|ready| ready != tag);
+                state.remove(*tag);
+                state.counts.lost += 1;
+            }
+            Err(error) => {
+                log::warn!(target: logger::REQUEST, "Could not acknowledge before the body: {error}");
+            }
+        }
+    }
+}
+
+/// Takes what JavaScript can run now, as one JSON array. Called on JavaScript's thread, so that what it has not taken
+/// is known not to have begun.
+pub(crate) fn collect(shared: &Shared) -> String {
+    let mut out = String::from("[");
+    let mut state = shared.state();
+    state.last_contact = Some(Instant::now());
+    for notice in std::mem::take(&mut state.notices) {
+        push_notice(&mut out, &notice);
+    }
+    let state = &mut *state;
+    let now = Timestamp::now();
+    let mut skipped = Vec::new();
+    while state.running < shared.options.concurrency {
+        let Some(tag) = state.ready.pop_front() else { break };
+        let Some(held) = state.held.get_mut(&tag) else { continue };
+        // What came since `wait` looked, and needs nothing done before it, may go along.
+        let plain = held.settings.acks_late && !held.settings.track_started;
+        if !held.prepared && !plain || intake::refusal(held, &state.revoked, now).is_some() {
+            skipped.push(tag);
+            continue;
+        }
+        held.stage = Stage::Running;
+        if out.len() > 1 {
+            out.push(',');
+        }
+        out.push_str(&held.rendered);
+        held.rendered = String::new();
+        state.running += 1;
+    }
+    for tag in skipped.into_iter().rev() {
+        state.ready.push_front(tag);
+    }
+    out.push(']');
+    out
+}
+
+fn push_notice(out: &mut String, notice: &Notice) {
+    if out.len() > 1 {
+        out.push(',');
+    }
+    match notice {
+        Notice::Shutdown => out.push_str("[\"shutdown\"]"),
+        Notice::Revoke { ids, terminate, signal } => {
+            out.push_str("[\"revoke\",[");
+            for (position, id) in ids.iter().enumerate() {
+                if position > 0 {
+                    out.push(',');
+                }
+                json::push_string(out, id);
+            }
+            let _ = write!(out, "],{terminate},");
+            json::push_string(out, signal);
+            out.push(']');
+        }
+    }
+}

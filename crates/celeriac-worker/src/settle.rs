@@ -1,0 +1,478 @@
+//! The end of a delivery: publish, store, then acknowledge, in that order, in batches.
+//!
+//! On a broker that is also the result store's server all three are one step of the broker's. Elsewhere the lease is
+//! checked first, and each step is done before the next begins: a crash between them repeats, it never loses.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use celeriac_broker::route::TaskCall;
+use celeriac_broker::{Consumer, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement};
+use celeriac_error::{Error, Result};
+use celeriac_protocol::json;
+use celeriac_result::StoreRequest;
+use tokio::sync::Notify;
+
+use crate::connect::Backoff;
+use crate::logger;
+use crate::outcome::{self, Document};
+use crate::state::Shared;
+
+/// The most deliveries that are settled in one step.
+const BATCH: usize = 512;
+
+/// One delivery on its way out. What is done is taken out of it, so that a second try does only the rest.
+#[derive(Debug)]
+pub(crate) struct Settling {
+    pub(crate) tag: DeliveryTag,
+    pub(crate) task_id: String,
+    pub(crate) publish: Vec<Publication>,
+    /// The queues that must exist before.
+    pub(crate) queues: Vec<Arc<Queue>>,
+    pub(crate) store: Option<StoreRequest>,
+    pub(crate) outcome: Outcome,
+    /// The broker has forgotten it already.
+    pub(crate) acknowledged: bool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// What JavaScript gave, unread.
+    texts: Vec<String>,
+    items: VecDeque<Settling>,
+    busy: bool,
+}
+
+/// What waits to be settled.
+#[derive(Default)]
+pub(crate) struct SettleQueue {
+    waiting: Mutex<Waiting>,
+    wake: Notify,
+    /// Told after every batch.
+    progress: Notify,
+}
+
+impl SettleQueue {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn push(&self, item: Settling) {
+        self.waiting().items.push_back(item);
+        self.wake.notify_one();
+    }
+
+    /// Takes what JavaScript says; it is read on another thread than JavaScript's.
+    pub(crate) fn push_text(&self, text: String) {
+        self.waiting().texts.push(text);
+        self.wake.notify_one();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        let waiting = self.waiting();
+        !waiting.busy && waiting.items.is_empty() && waiting.texts.is_empty()
+    }
+
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Resolves when nothing waits.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let progress = self.progress.notified();
+            if self.is_empty() {
+                return;
+            }
+            progress.await;
+        }
+    }
+}
+
+/// Runs until the worker is closed.
+pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
+    let mut backoff = Backoff::for_reconnect();
+    let queue = &shared.settle_queue;
+    loop {
+        let (texts, mut batch) = {
+            let mut waiting = queue.waiting();
+            let count = waiting.items.len().min(BATCH);
+            let batch: Vec<Settling> = waiting.items.drain(..count).collect();
+            waiting.busy = true;
+            (std::mem::take(&mut waiting.texts), batch)
+        };
+        for text in texts {
+            read(&shared, &text, &mut batch);
+        }
+        let was_empty = batch.is_empty();
+        let again = if was_empty { Vec::new() } else { process(&shared, consumer.as_ref(), batch).await };
+        let failed = !again.is_empty();
+        {
+            let mut waiting = queue.waiting();
+            for item in again.into_iter().rev() {
+                waiting.items.push_front(item);
+            }
+            waiting.busy = false;
+        }
+        queue.progress.notify_waiters();
+        if !was_empty {
+            shared.deliverable.notify_one();
+            shared.capacity.notify_one();
+        }
+        if failed {
+            let pause = backoff.next();
+            tokio::time::sleep(pause).await;
+        } else if was_empty {
+            backoff.reset();
+            if shared.is_closed() {
+                return;
+            }
+            queue.wake.notified().await;
+        }
+    }
+}
+
+/// Reads what JavaScript gave to `settle`. It is our own TypeScript that writes it, so what cannot be read is a bug: it
+/// is logged, and the delivery stays leased until the worker closes and hands it back.
+fn read(shared: &Shared, text: &str, batch: &mut Vec<Settling>) {
+    let items = match json::array_items(text.as_bytes()) {
+        Ok(items) => items,
+        Err(error) => {
+            log::error!(target: logger::WORKER, "INTERNAL ERROR: an unreadable batch of outcomes: {error}");
+            return;
+        }
+    };
+    for item in items {
+        match read_one(shared, item) {
+            Ok(Some(settling)) => batch.push(settling),
+            Ok(None) => {}
+            Err(error) => {
+                log::error!(target: logger::WORKER, "INTERNAL ERROR: an unreadable outcome: {error}");
+            }
+        }
+    }
+}
+
+fn wrong(what: &str) -> Error {
+    Error::Decode { reason: format!("an outcome without a {what}") }
+}
+
+fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
+    let fields = json::array_items(text.as_bytes())?;
+    let [tag, outcome, state, result, traceback, children, publish] = fields.as_slice() else {
+        return Err(wrong("complete set of fields"));
+    };
+    let tag = DeliveryTag(tag.parse().map_err(|_| wrong("tag"))?);
+    let Some(held) = shared.state().remove(tag) else {
+        // Handed back meanwhile, because JavaScript seemed dead.
+        log::warn!(target: logger::REQUEST, "An outcome came for delivery {}, which is no longer held.", tag.0);
+        return Ok(None);
+    };
+    let request = &held.request;
+    let mut settling = Settling {
+        tag,
+        task_id: request.id.clone(),
+        publish: Vec::new(),
+        queues: Vec::new(),
+        store: None,
+        outcome: match *outcome {
+            "0" => Outcome::Ack,
+            "1" => Outcome::Dead {
+                reason: "rejected",
+                detail: "the task rejected it without requeue".to_owned(),
+            },
+            "2" => Outcome::Requeue { redelivered: true },
+            "3" => Outcome::Requeue { redelivered: false },
+            _ => return Err(wrong("known outcome")),
+        },
+        acknowledged: held.acknowledged,
+    };
+    if let Some(state) = string(state)
+        && outcome::is_stored(request, held.settings, &state)
+    {
+        let document = Document {
+            state: &state,
+            result: (*result).to_owned(),
+            traceback: string(traceback),
+            children: (*children).to_owned(),
+        };
+        settling.store = Some(outcome::store_request(&shared.options, request, &held.queue, document));
+    }
+    if *publish != "null"
+        && let Err(error) = read_publications(shared, publish, &mut settling)
+    {
+        log::error!(
+            target: logger::REQUEST, task_id = request.id.as_str(), task_name = request.task.as_str();
+            "Task {}[{}]: what it sends on cannot be sent: {error}. The message is in the dead list.",
+            request.task, request.id,
+        );
+        settling.publish.clear();
+        settling.outcome = Outcome::Dead { reason: "rejected", detail: error.to_string() };
+    }
+    Ok(Some(settling))
+}
+
+fn read_publications(shared: &Shared, text: &str, settling: &mut Settling) -> Result<()> {
+    for item in json::array_items(text.as_bytes())? {
+        let fields = json::array_items(item.as_bytes())?;
+        let [route, task_id, args, kwargs, options] = fields.as_slice() else {
+            return Err(wrong("complete publication"));
+        };
+        let route = route.parse().map_err(|_| wrong("route"))?;
+        let task_id = string(task_id).ok_or_else(|| wrong("task id"))?;
+        let options = (*options != "null").then_some(*options);
+        let call = TaskCall { route, task_id: &task_id, args, kwargs, options };
+        let (route, publication) = shared.producer.message(&call)?;
+        settling.publish.push(publication);
+        settling.queues.extend(route.queue.clone());
+    }
+    Ok(())
+}
+
+/// A JSON string, decoded; `None` for null and everything else.
+fn string(text: &str) -> Option<String> {
+    serde_json::from_str::<String>(text).ok()
+}
+
+/// Settles a batch; what failed for now is given back, less what was done of it.
+async fn process(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>) -> Vec<Settling> {
+    let queues = batch.iter().flat_map(|item| item.queues.iter().map(AsRef::as_ref));
+    if let Err(error) = shared.declarations.ensure(queues).await {
+        return retry_all(batch, &error);
+    }
+    let inline = shared.store_inline || shared.store.is_none();
+    let (whole, parts): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| {
+        !item.acknowledged && (inline || (item.store.is_none() && item.publish.is_empty()))
+    });
+    let mut again = settle_whole(shared, consumer, whole).await;
+    again.extend(settle_in_parts(shared, consumer, parts).await);
+    again
+}
+
+fn retry_all(batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
+    if let Some(first) = batch.first() {
+        log::warn!(
+            target: logger::REQUEST, task_id = first.task_id.as_str();
+            "Could not settle {} tasks yet: {error}", batch.len(),
+        );
+    }
+    batch
+}
+
+/// Everything in one step of the broker's.
+async fn settle_whole(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>) -> Vec<Settling> {
+    if batch.is_empty() {
+        return batch;
+    }
+    let settlements: Vec<Settlement> = batch
+        .iter()
+        .map(|item| Settlement {
+            tag: item.tag,
+            publish: item.publish.clone(),
+            store: match (&item.store, &shared.store) {
+                (Some(request), Some(store)) => store.inline(request),
+                _ => None,
+            },
+            outcome: item.outcome.clone(),
+        })
+        .collect();
+    let outcomes = consumer.settle(&settlements).await;
+    sort(shared, batch, outcomes)
+}
+
+fn sort(shared: &Shared, batch: Vec<Settling>, outcomes: Vec<Result<Settled>>) -> Vec<Settling> {
+    let mut again = Vec::new();
+    let mut first_error: Option<Error> = None;
+    let (mut settled, mut lost) = (0, 0);
+    for (mut item, outcome) in batch.into_iter().zip(outcomes) {
+        match outcome {
+            Ok(Settled::Done) => settled += 1,
+            Ok(Settled::Lost) => {
+                lost += 1;
+                warn_lost(&item);
+            }
+            Err(error) if error.is_transient() => {
+                first_error.get_or_insert(error);
+                again.push(item);
+            }
+            Err(error) => {
+                log::error!(
+                    target: logger::REQUEST, task_id = item.task_id.as_str();
+                    "Task {} could not be settled: {error}", item.task_id,
+                );
+                if !item.publish.is_empty() {
+                    // What it sends on is refused for good; its own message is kept instead.
+                    item.publish.clear();
+                    item.outcome = Outcome::Dead { reason: "rejected", detail: error.to_string() };
+                }
+                first_error.get_or_insert(error);
+                again.push(item);
+            }
+        }
+    }
+    let mut state = shared.state();
+    state.counts.settled += settled;
+    state.counts.lost += lost;
+    drop(state);
+    match first_error {
+        Some(error) => retry_all(again, &error),
+        None => again,
+    }
+}
+
+fn warn_lost(item: &Settling) {
+    log::warn!(
+        target: logger::REQUEST, task_id = item.task_id.as_str();
+        "Task {} was taken over by another worker, because its lease ran out here: nothing was published, stored or \
+         acknowledged for it.",
+        item.task_id,
+    );
+}
+
+/// Where the result store is not the broker's server, or the message is acknowledged already: step by step.
+async fn settle_in_parts(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>) -> Vec<Settling> {
+    if batch.is_empty() {
+        return batch;
+    }
+    let mut batch = match drop_lost(shared, consumer, batch).await {
+        Ok(batch) => batch,
+        Err((batch, error)) => return retry_all(batch, &error),
+    };
+    let mut again = Vec::new();
+    if let Some(error) = publish(shared, &mut batch, &mut again).await {
+        again = retry_all(again, &error);
+    }
+    if let Some(error) = store(shared, &mut batch, &mut again).await {
+        again = retry_all(again, &error);
+    }
+    let (forgotten, held): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| item.acknowledged);
+    shared.state().counts.settled += forgotten.len() as u64;
+    again.extend(settle_whole(shared, consumer, held).await);
+    again
+}
+
+type Unchecked = (Vec<Settling>, Error);
+
+async fn drop_lost(
+    shared: &Shared,
+    consumer: &dyn Consumer,
+    batch: Vec<Settling>,
+) -> Result<Vec<Settling>, Unchecked> {
+    let tags: Vec<DeliveryTag> =
+        batch.iter().filter(|item| !item.acknowledged).map(|item| item.tag).collect();
+    if tags.is_empty() {
+        return Ok(batch);
+    }
+    let mut held = match consumer.still_held(&tags).await {
+        Ok(held) => held.into_iter(),
+        Err(error) => return Err((batch, error)),
+    };
+    let mut standing = Vec::with_capacity(batch.len());
+    for item in batch {
+        if item.acknowledged || held.next().unwrap_or(false) {
+            standing.push(item);
+        } else {
+            shared.state().counts.lost += 1;
+            warn_lost(&item);
+        }
+    }
+    Ok(standing)
+}
+
+/// Publishes what the batch sends on; what was not taken goes to `again`.
+async fn publish(shared: &Shared, batch: &mut Vec<Settling>, again: &mut Vec<Settling>) -> Option<Error> {
+    let publications: Vec<Publication> = batch.iter().flat_map(|item| item.publish.iter().cloned()).collect();
+    if publications.is_empty() {
+        return None;
+    }
+    let mut outcomes = shared.transport.publish(&publications).await.into_iter();
+    let mut first_error = None;
+    for mut item in std::mem::take(batch) {
+        let mut left = Vec::new();
+        let mut refused = None;
+        for publication in std::mem::take(&mut item.publish) {
+            match outcomes.next() {
+                Some(Ok(())) => {}
+                Some(Err(error)) if !error.is_transient() => refused = Some(error),
+                outcome => {
+                    first_error = first_error.or(outcome.and_then(Result::err));
+                    left.push(publication);
+                }
+            }
+        }
+        if let Some(error) = refused {
+            log::error!(
+                target: logger::REQUEST, task_id = item.task_id.as_str();
+                "Task {}: what it sends on was refused: {error}. Its message is in the dead list.", item.task_id,
+            );
+            item.outcome = Outcome::Dead { reason: "rejected", detail: error.to_string() };
+        }
+        item.publish = left;
+        if item.publish.is_empty() { batch.push(item) } else { again.push(item) }
+    }
+    first_error
+}
+
+/// Stores the results of the batch; what was not stored goes to `again`.
+async fn store(shared: &Shared, batch: &mut Vec<Settling>, again: &mut Vec<Settling>) -> Option<Error> {
+    let Some(store) = &shared.store else {
+        for item in batch {
+            item.store = None;
+        }
+        return None;
+    };
+    let requests: Vec<StoreRequest> = batch.iter().filter_map(|item| item.store.clone()).collect();
+    if requests.is_empty() {
+        return None;
+    }
+    let mut outcomes = store.store(&requests).await.into_iter();
+    let mut first_error = None;
+    for mut item in std::mem::take(batch) {
+        if item.store.is_some() {
+            match outcomes.next() {
+                Some(Ok(())) => item.store = None,
+                Some(Err(error)) if !error.is_transient() => {
+                    log::error!(
+                        target: logger::REQUEST, task_id = item.task_id.as_str();
+                        "The result of task {} was refused: {error}", item.task_id,
+                    );
+                    item.store = None;
+                }
+                outcome => {
+                    first_error = first_error.or(outcome.and_then(Result::err));
+                    again.push(item);
+                    continue;
+                }
+            }
+        }
+        batch.push(item);
+    }
+    first_error
+}
+
+/// Hands back, unmarked, what has not begun: it is as if it had never been taken.
+pub(crate) fn hand_back(shared: &Shared, tags: Vec<DeliveryTag>) {
+    for tag in tags {
+        let Some(held) = shared.state().remove(tag) else { continue };
+        if held.acknowledged {
+            continue;
+        }
+        shared.settle_queue.push(Settling {
+            tag,
+            task_id: held.request.id.clone(),
+            publish: Vec::new(),
+            queues: Vec::new(),
+            store: None,
+            outcome: Outcome::Requeue { redelivered: false },
+            acknowledged: false,
+        });
+    }
+}
+
+/// Everything is over: whoever waits for the settle task may go.
+pub(crate) fn finish(shared: &Shared) {
+    shared.closed.store(true, Ordering::Release);
+    shared.settle_queue.wake();
+    shared.deliverable.notify_one();
+}

@@ -1,0 +1,169 @@
+//! What a worker holds at a moment, in one place behind one lock.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::producer::Producer;
+use celeriac_broker::{Consumer, DeliveryTag, Transport};
+use celeriac_protocol::task::TaskRequest;
+use celeriac_result::ResultStore;
+use tokio::sync::{Notify, OnceCell};
+
+use crate::options::{TaskSettings, WorkerOptions};
+use crate::revoked::Revoked;
+use crate::schedule::Schedule;
+use crate::settle::SettleQueue;
+
+/// Where a held message stands on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Waits for its ETA.
+    Scheduled,
+    /// Waits for JavaScript to take it.
+    Ready,
+    /// JavaScript has it.
+    Running,
+}
+
+/// A message that this worker holds.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) request: Arc<TaskRequest>,
+    pub(crate) settings: TaskSettings,
+    pub(crate) queue: Arc<str>,
+    /// The item of [`next`](crate::Worker::next), ready made.
+    pub(crate) rendered: String,
+    pub(crate) stage: Stage,
+    /// The broker has forgotten it: it was acknowledged before its body.
+    pub(crate) acknowledged: bool,
+    /// `expires`, if it has one.
+    pub(crate) expires: Option<jiff::Timestamp>,
+    /// What had to happen before the body has happened: the early ack, the STARTED document.
+    pub(crate) prepared: bool,
+}
+
+/// Something that JavaScript is told with its next deliveries.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Notice {
+    /// Tasks that may be running were revoked.
+    Revoke { ids: Vec<String>, terminate: bool, signal: String },
+    /// The worker was asked to stop from outside.
+    Shutdown,
+}
+
+/// How often each thing happened.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) received: u64,
+    pub(crate) settled: u64,
+    pub(crate) lost: u64,
+    pub(crate) dead: u64,
+    pub(crate) by_task: HashMap<String, u64>,
+}
+
+/// Everything that changes while a worker runs.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) held: HashMap<DeliveryTag, Held>,
+    pub(crate) ready: VecDeque<DeliveryTag>,
+    pub(crate) schedule: Schedule,
+    /// How many JavaScript has.
+    pub(crate) running: usize,
+    pub(crate) notices: Vec<Notice>,
+    pub(crate) revoked: Revoked,
+    pub(crate) counts: Counts,
+    /// When JavaScript last took a batch or asked for one.
+    pub(crate) last_contact: Option<Instant>,
+}
+
+impl State {
+    /// How many messages count towards the prefetch limit.
+    pub(crate) fn prefetched(&self) -> usize {
+        self.held.len() - self.schedule.len()
+    }
+
+    /// Takes a message out of whatever it waits in.
+    pub(crate) fn remove(&mut self, tag: DeliveryTag) -> Option<Held> {
+        let held = self.held.remove(&tag)?;
+        if held.stage == Stage::Running {
+            self.running -= 1;
+        }
+        Some(held)
+    }
+}
+
+/// What every part of a worker shares.
+pub(crate) struct Shared {
+    pub(crate) options: WorkerOptions,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) store: Option<Arc<dyn ResultStore>>,
+    /// The store is on the broker's server, which stores and acknowledges in one step.
+    pub(crate) store_inline: bool,
+    pub(crate) producer: Arc<Producer>,
+    pub(crate) declarations: Arc<Declarations>,
+    pub(crate) consumer: OnceCell<Arc<dyn Consumer>>,
+    pub(crate) settle_queue: SettleQueue,
+    state: Mutex<State>,
+    /// JavaScript may be given something: a message is ready, a slot is free, a notice is there, or all is over.
+    pub(crate) deliverable: Notify,
+    /// The consumer may take more, or must look at `stopping`.
+    pub(crate) capacity: Notify,
+    /// The schedule has a new first entry.
+    pub(crate) rescheduled: Notify,
+    /// Told to everybody who waits for time to pass.
+    pub(crate) stopped: Notify,
+    pub(crate) stopping: AtomicBool,
+    pub(crate) closed: AtomicBool,
+    /// JavaScript takes nothing: nothing is claimed until it does.
+    pub(crate) suspended: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        options: WorkerOptions,
+        transport: Arc<dyn Transport>,
+        store: Option<Arc<dyn ResultStore>>,
+        producer: Arc<Producer>,
+        declarations: Arc<Declarations>,
+    ) -> Self {
+        let identity = store.as_ref().and_then(|store| store.identity());
+        let store_inline = identity.is_some_and(|identity| transport.same_server(&identity));
+        Self {
+            options,
+            transport,
+            store,
+            store_inline,
+            producer,
+            declarations,
+            consumer: OnceCell::new(),
+            settle_queue: SettleQueue::default(),
+            state: Mutex::default(),
+            deliverable: Notify::new(),
+            capacity: Notify::new(),
+            rescheduled: Notify::new(),
+            stopped: Notify::new(),
+            stopping: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            suspended: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::Acquire)
+    }
+}

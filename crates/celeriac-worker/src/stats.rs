@@ -1,0 +1,24 @@
+//! Numbers about a running worker.
+
+use serde_json::json;
+
+use crate::state::{Shared, Stage};
+
+/// One JSON object: what is held, by stage, and what has happened so far.
+pub(crate) fn render(shared: &Shared) -> String {
+    let state = shared.state();
+    let at_stage = |wanted| state.held.values().filter(|held| held.stage == wanted).count();
+    json!({
+        "held": state.held.len(),
+        "scheduled": at_stage(Stage::Scheduled),
+        "ready": at_stage(Stage::Ready),
+        "running": at_stage(Stage::Running),
+        "received": state.counts.received,
+        "settled": state.counts.settled,
+        "lost": state.counts.lost,
+        "dead": state.counts.dead,
+        "revoked": state.revoked.len(),
+        "total": state.counts.by_task,
+    })
+    .to_string()
+}

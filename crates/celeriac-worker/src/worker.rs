@@ -1,0 +1,147 @@
+//! A worker from its first connection to its last acknowledgement.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::producer::Producer;
+use celeriac_broker::{ConsumeOptions, Transport};
+use celeriac_error::{Error, Result};
+use celeriac_result::ResultStore;
+
+use crate::options::WorkerOptions;
+use crate::state::Shared;
+use crate::{connect, consume, control, deliver, intake, settle, stats, watchdog};
+
+/// How long closing waits for what JavaScript has finished to be settled. What is not settled by then is handed back.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Consumes queues for one JavaScript environment. Cheap to share.
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+    started: Arc<AtomicBool>,
+}
+
+impl Worker {
+    /// A worker that does nothing yet. `producer` builds what settlements publish.
+    pub fn new(
+        options: WorkerOptions,
+        transport: Arc<dyn Transport>,
+        store: Option<Arc<dyn ResultStore>>,
+        producer: Arc<Producer>,
+        declarations: Arc<Declarations>,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(options, transport, store, producer, declarations));
+        Self { shared, started: Arc::default() }
+    }
+
+    /// Connects, declares the queues, and begins to claim.
+    ///
+    /// # Errors
+    /// [`Error::AuthenticationFailed`] and the like at once; [`Error::BrokerUnavailable`] after the retries that the
+    /// settings allow; [`Error::Closed`] when it was stopped meanwhile.
+    pub async fn start(&self) -> Result<()> {
+        let shared = &self.shared;
+        connect::connect(shared).await?;
+        shared.declarations.ensure(shared.options.queues.iter()).await?;
+        let consumer = shared
+            .transport
+            .consume(ConsumeOptions {
+                queues: shared.options.queues.clone(),
+                prefetch: shared.options.prefetch as u32,
+                node: shared.options.hostname.clone(),
+                lease: shared.options.lease,
+            })
+            .await?;
+        if shared.consumer.set(Arc::clone(&consumer)).is_err() {
+            return Err(Error::InvalidArgument {
+                what: "worker".to_owned(),
+                reason: "it was started before; make a new one".to_owned(),
+            });
+        }
+        self.started.store(true, Ordering::Release);
+        // A revoke that was sent after the worker said that it is ready must be heard.
+        let (ready, listening) = tokio::sync::oneshot::channel();
+        tokio::spawn(control::run(Arc::clone(shared), ready));
+        let _ = listening.await;
+        intake::touch(shared);
+        tokio::spawn(settle::run(Arc::clone(shared), Arc::clone(&consumer)));
+        tokio::spawn(consume::run(Arc::clone(shared), consumer));
+        tokio::spawn(intake::run_schedule(Arc::clone(shared)));
+        tokio::spawn(watchdog::run(Arc::clone(shared)));
+        Ok(())
+    }
+
+    /// Resolves when [`collect`](Self::collect) has something to give; `false` once stopped and everything that
+    /// JavaScript had is settled.
+    pub async fn wait(&self) -> bool {
+        deliver::wait(&self.shared).await
+    }
+
+    /// Takes what JavaScript can run now: one JSON array of deliveries and notices. To be called on JavaScript's thread.
+    pub fn collect(&self) -> String {
+        deliver::collect(&self.shared)
+    }
+
+    /// Appends outcomes; they are read and carried out elsewhere.
+    pub fn settle(&self, batch: String) {
+        self.shared.settle_queue.push_text(batch);
+    }
+
+    /// Marks ids as revoked, here only.
+    pub fn revoke(&self, ids: Vec<String>) {
+        control::revoke(&self.shared, ids, false, "SIGTERM");
+    }
+
+    /// Warm: claims nothing more, and hands back at once what JavaScript has not taken.
+    pub async fn stop(&self) {
+        let shared = &self.shared;
+        if shared.stopping.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        shared.stopped.notify_waiters();
+        shared.capacity.notify_one();
+        shared.rescheduled.notify_one();
+        if let Some(consumer) = shared.consumer.get() {
+            consumer.stop().await;
+        }
+        let waiting = {
+            let mut state = shared.state();
+            let mut waiting: Vec<_> = state.ready.drain(..).collect();
+            waiting.extend(state.schedule.drain());
+            waiting
+        };
+        settle::hand_back(shared, waiting);
+        shared.deliverable.notify_one();
+    }
+
+    /// Stops, settles what was given to [`settle`](Self::settle), and hands back everything that is still held, also
+    /// what JavaScript runs: somebody else will run it again.
+    ///
+    /// # Errors
+    /// What the transport says about handing back; the leases bring back what it could not.
+    pub async fn close(&self) -> Result<()> {
+        let shared = &self.shared;
+        if shared.is_closed() {
+            return Ok(());
+        }
+        self.stop().await;
+        let mut outcome = Ok(());
+        if self.started.load(Ordering::Acquire) {
+            let _ = tokio::time::timeout(CLOSE_PATIENCE, shared.settle_queue.drained()).await;
+            if let Some(consumer) = shared.consumer.get() {
+                outcome = consumer.close().await;
+            }
+        }
+        settle::finish(shared);
+        shared.stopped.notify_waiters();
+        outcome
+    }
+
+    /// Numbers about this worker: one JSON object.
+    pub fn stats(&self) -> String {
+        stats::render(&self.shared)
+    }
+}

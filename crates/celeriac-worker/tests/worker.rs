@@ -1,0 +1,333 @@
+//! A worker from outside: messages go in through the broker, outcomes come back as JavaScript would give them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::producer::Producer;
+use celeriac_broker::publisher::{Publisher, RetryPolicy};
+use celeriac_broker::route::{Route, TaskCall};
+use celeriac_broker::{ExchangeType, Publication, Queue, Transport, TransportOptions};
+use celeriac_protocol::task::TaskTemplate;
+use celeriac_protocol::{Message, TaskMeta};
+use celeriac_result::{ResultStore, StoreOptions};
+use celeriac_worker::{TaskSettings, Worker, WorkerOptions};
+use serde_json::Value;
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A broker, a result store and a route to the queue `celery`, all of this test alone.
+struct Bench {
+    transport: Arc<dyn Transport>,
+    store: Arc<dyn ResultStore>,
+    producer: Arc<Producer>,
+    declarations: Arc<Declarations>,
+    route: u32,
+}
+
+fn queue() -> Queue {
+    Queue { name: "celery".to_owned(), durable: true, ..Queue::default() }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let name = uuid::Uuid::new_v4();
+        let transport =
+            celeriac_broker::open(&format!("memory://{name}"), TransportOptions::default()).unwrap();
+        let store =
+            celeriac_result::open(&format!("cache+memory://{name}"), StoreOptions::default()).unwrap();
+        let declarations = Arc::new(Declarations::new(Arc::clone(&transport)));
+        let publisher = Publisher::start(
+            &tokio::runtime::Handle::current(),
+            Arc::clone(&transport),
+            Arc::clone(&declarations),
+            Duration::from_secs(5),
+            |_| {},
+        );
+        let producer = Arc::new(Producer::new(publisher));
+        let route = producer.add_route(Route {
+            template: TaskTemplate {
+                task: "tasks.add".into(),
+                origin: "gen1@test".into(),
+                lang: "js".into(),
+                reply_to: None,
+                ignore_result: None,
+                time_limit: (None, None),
+                delivery_mode: 2,
+                priority: 0,
+                repr_max_levels: Some(3),
+            },
+            exchange: "".into(),
+            exchange_type: ExchangeType::Direct,
+            routing_key: "celery".into(),
+            queue: Some(Arc::new(queue())),
+            policy: Arc::new(RetryPolicy {
+                retry: true,
+                max_retries: None,
+                interval_start: Duration::ZERO,
+                interval_step: Duration::ZERO,
+                interval_max: Duration::ZERO,
+            }),
+        });
+        Self { transport, store, producer, declarations, route }
+    }
+
+    async fn send(&self, id: &str, options: Option<&str>) {
+        let call = TaskCall { route: self.route, task_id: id, args: "[2,3]", kwargs: "{}", options };
+        let (_, publication) = self.producer.message(&call).unwrap();
+        self.publish(publication).await;
+    }
+
+    async fn publish(&self, publication: Publication) {
+        self.transport.declare(&[queue()]).await.unwrap();
+        for outcome in self.transport.publish(&[publication]).await {
+            outcome.unwrap();
+        }
+    }
+
+    async fn worker(&self, change: impl FnOnce(&mut WorkerOptions)) -> Worker {
+        let late = TaskSettings { acks_late: true, ..TaskSettings::default() };
+        let mut options = WorkerOptions {
+            hostname: "celery@test".to_owned(),
+            pid: 1,
+            queues: vec![queue()],
+            tasks: HashMap::from([("tasks.add".to_owned(), late)]),
+            concurrency: 10,
+            prefetch: 40,
+            eta_task_limit: None,
+            lease: Duration::from_secs(30),
+            accept_content: vec!["application/json".to_owned()],
+            result_expires: None,
+            result_extended: false,
+            control_exchange: Some("celery".to_owned()),
+            connection_retry: true,
+            connection_retry_on_startup: true,
+            connection_max_retries: None,
+        };
+        change(&mut options);
+        let worker = Worker::new(
+            options,
+            Arc::clone(&self.transport),
+            Some(Arc::clone(&self.store)),
+            Arc::clone(&self.producer),
+            Arc::clone(&self.declarations),
+        );
+        worker.start().await.unwrap();
+        worker
+    }
+
+    async fn ready(&self, id: &str) -> TaskMeta {
+        timeout(PATIENCE, self.store.wait(id)).await.expect("a result in time").unwrap()
+    }
+}
+
+/// The next items, as JavaScript parses them.
+async fn next(worker: &Worker) -> Vec<Value> {
+    loop {
+        assert!(timeout(PATIENCE, worker.wait()).await.expect("a delivery in time"), "the worker is over");
+        let items: Vec<Value> = serde_json::from_str(&worker.collect()).unwrap();
+        if !items.is_empty() {
+            return items;
+        }
+    }
+}
+
+fn outcome(item: &Value, rest: &str) -> String {
+    format!("[[{},{rest}]]", item[0])
+}
+
+const SUCCESS: &str = r#"0,"SUCCESS",5,null,[],null"#;
+
+#[tokio::test]
+async fn a_task_is_delivered_and_its_result_stored_before_the_message_is_gone() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    bench.send("one", None).await;
+    let items = next(&worker).await;
+    assert_eq!(items[0][1], "tasks.add");
+    assert_eq!(items[0][2], "one");
+    assert_eq!(items[0][3], serde_json::json!([2, 3]));
+    worker.settle(outcome(&items[0], SUCCESS));
+    let meta = bench.ready("one").await;
+    assert_eq!((meta.status.as_str(), meta.result_json.as_str()), ("SUCCESS", "5"));
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn no_more_than_the_free_slots_are_delivered() {
+    let bench = Bench::new();
+    for number in 0..5 {
+        bench.send(&number.to_string(), None).await;
+    }
+    let worker = bench.worker(|options| options.concurrency = 2).await;
+    let mut items = next(&worker).await;
+    if items.len() < 2 {
+        items.extend(next(&worker).await);
+    }
+    assert_eq!(items.len(), 2);
+    worker.settle(outcome(&items[0], SUCCESS));
+    assert_eq!(next(&worker).await.len(), 1);
+    worker.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_unknown_task_fails_and_is_kept_in_the_dead_list() {
+    let bench = Bench::new();
+    let worker = bench.worker(|options| options.tasks.clear()).await;
+    bench.send("lost", None).await;
+    let meta = bench.ready("lost").await;
+    assert_eq!(meta.status, "FAILURE");
+    let result: Value = serde_json::from_str(&meta.result_json).unwrap();
+    assert_eq!(result["exc_type"], "NotRegistered");
+    assert_eq!(result["exc_message"], serde_json::json!(["tasks.add"]));
+    worker.close().await.unwrap();
+    let dead = bench.transport.dead_letters(0, 10).await.unwrap();
+    assert_eq!((dead.len(), dead[0].reason.as_str()), (1, "unknown-task"));
+}
+
+#[tokio::test]
+async fn what_is_no_task_is_kept_in_the_dead_list_and_the_rest_runs() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    for body in ["not json", "{}", "[1, 2]", "[[], {}, {}, 1]"] {
+        let message = Message {
+            body: Bytes::from_static(body.as_bytes()),
+            content_type: "application/json".to_owned(),
+            content_encoding: "utf-8".to_owned(),
+            headers: r#"{"task": "tasks.add", "id": "bad"}"#.to_owned(),
+            ..Message::default()
+        };
+        bench
+            .publish(Publication {
+                exchange: "".into(),
+                exchange_type: ExchangeType::Direct,
+                routing_key: "celery".into(),
+                message,
+            })
+            .await;
+    }
+    bench.send("good", None).await;
+    let items = next(&worker).await;
+    assert_eq!(items[0][2], "good");
+    worker.settle(outcome(&items[0], SUCCESS));
+    bench.ready("good").await;
+    worker.close().await.unwrap();
+    let dead = bench.transport.dead_letters(0, 10).await.unwrap();
+    assert!(dead.len() >= 3, "{dead:?}");
+    assert!(dead.iter().all(|letter| letter.reason == "malformed" && !letter.detail.is_empty()));
+}
+
+#[tokio::test]
+async fn a_task_whose_time_is_over_is_revoked_and_not_delivered() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    bench.send("late", Some(r#"{"expires": "2020-01-01T00:00:00+00:00"}"#)).await;
+    let meta = bench.ready("late").await;
+    assert_eq!(meta.status, "REVOKED");
+    assert!(meta.result_json.contains("\"expired\""), "{}", meta.result_json);
+    worker.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_that_is_not_due_holds_up_no_other() {
+    let bench = Bench::new();
+    let worker = bench
+        .worker(|options| {
+            options.concurrency = 1;
+            options.prefetch = 1;
+        })
+        .await;
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(400);
+    bench.send("later", Some(&format!(r#"{{"eta": "{soon}"}}"#))).await;
+    bench.send("far", Some(r#"{"eta": "2100-01-01T00:00:00+00:00"}"#)).await;
+    bench.send("now", None).await;
+    let items = next(&worker).await;
+    assert_eq!(items[0][2], "now");
+    worker.settle(outcome(&items[0], SUCCESS));
+    assert_eq!(next(&worker).await[0][2], "later");
+    assert!(jiff::Timestamp::now() >= soon);
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 2, "what is held goes back");
+}
+
+#[tokio::test]
+async fn a_revoked_task_is_not_delivered() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    worker.revoke(vec!["no".to_owned()]);
+    assert_eq!(next(&worker).await[0], serde_json::json!(["revoke", ["no"], false, "SIGTERM"]));
+    bench.send("no", None).await;
+    let meta = bench.ready("no").await;
+    assert_eq!(meta.status, "REVOKED");
+    assert!(meta.result_json.contains("TaskRevokedError"));
+    worker.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn stopping_hands_back_what_has_not_begun_and_waits_for_the_rest() {
+    let bench = Bench::new();
+    for number in 0..10 {
+        bench.send(&number.to_string(), None).await;
+    }
+    let worker = bench.worker(|options| options.concurrency = 1).await;
+    let items = next(&worker).await;
+    assert_eq!(items.len(), 1);
+    worker.stop().await;
+    let over = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.wait().await }
+    });
+    worker.settle(outcome(&items[0], SUCCESS));
+    assert!(!timeout(PATIENCE, over).await.unwrap().unwrap());
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 9);
+}
+
+#[tokio::test]
+async fn an_early_acknowledged_task_is_gone_from_the_broker_while_it_runs() {
+    let bench = Bench::new();
+    let worker = bench
+        .worker(|options| {
+            options.tasks.insert("tasks.add".to_owned(), TaskSettings::default());
+        })
+        .await;
+    bench.send("early", None).await;
+    let items = next(&worker).await;
+    // Nothing was settled: closing would hand back a message that is still held.
+    worker.settle(outcome(&items[0], SUCCESS));
+    bench.ready("early").await;
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_settlement_sends_on_what_it_says() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    bench.send("first", None).await;
+    let items = next(&worker).await;
+    let retry = format!(r#"0,"RETRY",null,null,[],[[{},"first",[2,3],{{}},{{"retries": 1}}]]"#, bench.route);
+    worker.settle(outcome(&items[0], &retry));
+    let again = next(&worker).await;
+    assert_eq!((&again[0][2], &again[0][6]["retries"]), (&Value::from("first"), &Value::from(1)));
+    worker.settle(outcome(&again[0], SUCCESS));
+    assert_eq!(bench.ready("first").await.status, "SUCCESS");
+    worker.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_ignored_result_is_not_stored() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    bench.send("quiet", Some(r#"{"ignore_result": true}"#)).await;
+    let items = next(&worker).await;
+    worker.settle(outcome(&items[0], SUCCESS));
+    worker.close().await.unwrap();
+    assert_eq!(bench.store.get(&["quiet"]).await.unwrap(), vec![None]);
+}

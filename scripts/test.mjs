@@ -1,0 +1,147 @@
+// `npm test`: installs and builds what is missing, runs every suite, and ends with one line of counts.
+//
+//   npm test                      everything
+//   npm test -- --only unit       one suite: lint, rust, unit, package, conformance, interop, parity (several with commas)
+//
+// test-results/ holds what each suite found, test by test.
+
+import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { join, relative } from 'node:path'
+import { parseArgs } from 'node:util'
+import {
+  Problem,
+  build,
+  environment,
+  installPackages,
+  pythonWithCelery,
+  redisServer,
+  root,
+  run,
+  writeWhole,
+} from './support/environment.mjs'
+import { lint } from './lint.mjs'
+import { parseCargoTests } from './support/cargo-tests.mjs'
+
+const results = join(root, 'test-results')
+const { values } = parseArgs({ options: { only: { type: 'string' } } })
+const only = values.only?.split(',')
+const SUITES = ['lint', 'rust', 'unit', 'package', 'conformance', 'interop', 'parity']
+const unknown = only?.filter((name) => !SUITES.includes(name)) ?? []
+if (unknown.length > 0) {
+  console.error(`there is no suite ${unknown.join(', ')}; there are ${SUITES.join(', ')}`)
+  process.exit(2)
+}
+const wanted = (name) => only === undefined || only.includes(name)
+
+/** One row of the closing table. */
+const rows = []
+function record(suite, counts, seconds) {
+  rows.push({ suite, ...counts, seconds })
+}
+
+async function timed(suite, work) {
+  const start = Date.now()
+  let counts
+  try {
+    counts = await work()
+  } catch (error) {
+    console.error(error instanceof Problem ? error.message : error)
+    counts = { passed: 0, failed: 1, skipped: 0 }
+  }
+  record(suite, counts, (Date.now() - start) / 1000)
+}
+
+async function rust() {
+  const args = ['test', '--workspace', '--exclude', 'celeriac-node', '--no-fail-fast']
+  const { code, output } = await run('cargo', args, { timeout: 1800 })
+  const tests = parseCargoTests(output)
+  writeWhole(join(results, 'cargo.json'), JSON.stringify(tests, undefined, 1))
+  return countTests(tests, code)
+}
+
+/** Runs one project of vitest.config.ts; its tests, as they stand in test-results/vitest.json. */
+async function vitest(project, env) {
+  const file = join(results, `vitest-${project}.json`)
+  rmSync(file, { force: true })
+  const args = ['run', '--project', project, '--reporter', 'default', '--reporter', 'json']
+  const command = join(root, 'node_modules', '.bin', 'vitest')
+  const { code } = await run(command, [...args, `--outputFile.json=${file}`], { env, timeout: 2400 })
+  if (!existsSync(file)) return { passed: 0, failed: 1, skipped: 0 }
+  const tests = JSON.parse(readFileSync(file, 'utf8')).testResults.flatMap(testsOfFile)
+  const all = join(results, 'vitest.json')
+  const others = existsSync(all) ? JSON.parse(readFileSync(all, 'utf8')) : []
+  const kept = others.filter((test) => test.suite !== project)
+  const ours = tests.map((test) => ({ suite: project, ...test }))
+  writeWhole(all, JSON.stringify([...kept, ...ours], undefined, 1))
+  return countTests(tests, code)
+}
+
+function testsOfFile({ name, status, assertionResults }) {
+  const file = relative(root, name)
+  // A file that cannot be loaded has no tests.
+  if (assertionResults.length === 0)
+    return [{ file, name: 'loads', status: status === 'passed' ? 'passed' : 'failed' }]
+  return assertionResults.map((test) => ({
+    file,
+    name: test.fullName,
+    status: test.status === 'passed' || test.status === 'failed' ? test.status : 'skipped',
+  }))
+}
+
+/** A command that failed although no test says so (it crashed, or did not compile) counts as one that failed. */
+function countTests(tests, code = 0) {
+  const count = (status) => tests.filter((test) => test.status === status).length
+  const failed = count('failed')
+  return {
+    passed: count('passed'),
+    failed: code !== 0 && failed === 0 ? 1 : failed,
+    skipped: count('skipped'),
+  }
+}
+
+async function check(command, args) {
+  const { code } = await run(command, args)
+  return { passed: code === 0 ? 1 : 0, failed: code === 0 ? 0 : 1, skipped: 0 }
+}
+
+function printTable() {
+  console.log(
+    `\n${'suite'.padEnd(14)}${'passed'.padStart(8)}${'failed'.padStart(8)}${'skipped'.padStart(9)}${'seconds'.padStart(9)}`,
+  )
+  for (const row of rows) {
+    const cells = [row.passed, row.failed, row.skipped].map((count, index) =>
+      String(count).padStart([8, 8, 9][index]),
+    )
+    console.log(`${row.suite.padEnd(14)}${cells.join('')}${row.seconds.toFixed(0).padStart(9)}`)
+  }
+}
+
+async function main() {
+  mkdirSync(results, { recursive: true })
+  await installPackages()
+  const redis = await redisServer()
+  const env = { CELERIAC_REDIS_SERVER: redis }
+  Object.assign(environment, env)
+  if (['interop', 'package'].some(wanted)) env.CELERIAC_PYTHON = await pythonWithCelery()
+  if (only === undefined || only.some((name) => !['rust', 'parity'].includes(name))) await build()
+  if (wanted('lint')) await timed('lint', async () => countTests(await lint()))
+  if (wanted('rust')) await timed('rust', rust)
+  for (const project of ['unit', 'package', 'conformance', 'interop']) {
+    if (wanted(project)) await timed(project, () => vitest(project, env))
+  }
+  if (wanted('parity')) await timed('parity', () => check('npm', ['run', '--silent', 'parity']))
+}
+
+let problem
+try {
+  await main()
+} catch (error) {
+  problem = error
+  console.error(error instanceof Problem ? `\n${error.message}` : error)
+  record('set-up', { passed: 0, failed: 1, skipped: 0 }, 0)
+}
+printTable()
+const sum = (key) => rows.reduce((total, row) => total + row[key], 0)
+const failed = sum('failed')
+process.exitCode = failed > 0 || problem !== undefined || rows.length === 0 ? 1 : 0
+console.log(`\n${sum('passed')} passed, ${failed} failed, ${sum('skipped')} skipped`)
