@@ -114,7 +114,8 @@ function addPoolOptions(command: Command): void {
       ),
     )
     .option('-P, --pool <pool>', 'async (also gevent, eventlet) or solo')
-    .option('-E, --task-events, --events', 'accepted; task events are not sent yet')
+    .option('-E, --task-events', 'accepted; task events are not sent yet')
+    .addOption(new Option('--events', 'as --task-events').hideHelp())
     .option('--soft-time-limit <seconds>', "seconds after which a task's signal fires", seconds)
     .option('--time-limit <seconds>', 'hard limit: needs a pool of processes', seconds)
     .addOption(new Option('--max-tasks-per-child <number>', 'for pools of processes').argParser(wholeNumber(1)).hideHelp())
