@@ -1,4 +1,4 @@
-import { Command, CommanderError, Option } from 'commander'
+import { Command, CommanderError, type HelpConfiguration, Option } from 'commander'
 
 import { CeleriacError } from '../errors.ts'
 import { stackOf } from '../log/record.ts'
@@ -12,7 +12,10 @@ import { packageVersion } from './version.ts'
  * Runs the command line with these arguments, those after the name of the program; gives the exit code. Errors go to
  * standard error in one line with their code; with CELERIAC_DEBUG set, with their stack.
  */
-export async function runCommandLine(args: readonly string[], table: readonly CliCommand[] = commands): Promise<number> {
+export async function runCommandLine(
+  args: readonly string[],
+  table: readonly CliCommand[] = commands,
+): Promise<number> {
   let code: number = exitCodes.ok
   const program = newProgram(packageVersion())
   for (const command of table) {
@@ -30,30 +33,48 @@ export async function runCommandLine(args: readonly string[], table: readonly Cl
   }
 }
 
+/** A command whose options are read from the environment too, as in Celery: `CELERY_WORKER_CONCURRENCY`. */
+class EnvironmentCommand extends Command {
+  override addOption(option: Option): this {
+    const name = option.attributeName().replace(/[A-Z]/g, (letter) => `_${letter}`)
+    option.env(`CELERY_${this.name()}_${name}`.toUpperCase())
+    return super.addOption(option)
+  }
+}
+
 function newProgram(version: string): Command {
   return new Command('celeriac')
     .description('Celery for Node.js: workers, calls and results.')
     .usage('[options] COMMAND [arguments]')
     .version(version, '--version', 'print the version')
-    .addOption(new Option('-A, --app <module>', 'module of the app, such as ./app.ts or ./app.ts:name').env('CELERY_APP'))
+    .addOption(
+      new Option('-A, --app <module>', 'module of the app, such as ./app.ts or ./app.ts:name').env(
+        'CELERY_APP',
+      ),
+    )
     .option('-b, --broker <url>', 'URL of the broker')
     .option('--result-backend <url>', 'URL of the result backend')
     .addOption(new Option('--config <module>', 'module with settings').env('CELERY_CONFIG_MODULE'))
     .option('--workdir <folder>', 'change to this folder first')
     .option('-C, --no-color', 'no colours')
     .option('-q, --quiet', 'say less')
+    .configureHelp(HELP)
     .showSuggestionAfterError()
     .exitOverride()
 }
 
+/** Every option can come from the environment: saying so at each would bury the help. */
+const HELP: HelpConfiguration = {
+  optionDescription: ({ description, defaultValue }) =>
+    typeof defaultValue === 'string' ? `${description} (default: ${defaultValue})` : description,
+}
+
 function addCommand(program: Command, definition: CliCommand, done: (code: number) => void): void {
-  const command = program.command(definition.name).summary(definition.summary).description(definition.summary)
+  const command = new EnvironmentCommand(definition.name).copyInheritedSettings(program)
+  command.summary(definition.summary).description(definition.summary)
+  program.addCommand(command)
   definition.configure(command)
-  // Celery reads each option from the environment too, by the name of its command.
-  for (const option of command.options) {
-    option.env(`CELERY_${definition.name}_${option.attributeName()}`.replace(/([a-z])([A-Z])/g, '$1_$2').toUpperCase())
-  }
-  command.exitOverride().action(async (...parameters: unknown[]) => {
+  command.action(async (...parameters: unknown[]) => {
     const options = command.opts()
     const args = parameters.slice(0, -2)
     const context = newContext(program)
@@ -96,7 +117,11 @@ function changeFolder(folder: string): void {
   try {
     process.chdir(folder)
   } catch (cause) {
-    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `cannot change to the folder ${folder} (--workdir)`, { cause })
+    throw new CeleriacError(
+      'ERR_CELERIAC_INVALID_ARGUMENT',
+      `cannot change to the folder ${folder} (--workdir)`,
+      { cause },
+    )
   }
 }
 
