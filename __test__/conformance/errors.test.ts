@@ -38,7 +38,10 @@ describe('a broker that cannot be used', () => {
   })
 
   test('a wrong password is told from an unreachable broker, and is not shown', async () => {
-    await using app = new Celery({ broker: `redis://:swordfish@127.0.0.1:${redis.port}/0`, publishTimeout: 30 })
+    await using app = new Celery({
+      broker: `redis://:swordfish@127.0.0.1:${redis.port}/0`,
+      publishTimeout: 30,
+    })
     const error = await failure(() => app.sendTask('t'))
     expect(error.code).toBe('ERR_CELERIAC_AUTHENTICATION_FAILED')
     expect(error.message).not.toContain('swordfish')
@@ -93,7 +96,10 @@ describe('an app that cannot be loaded', () => {
   test('a worker whose broker refuses it ends with the reason instead of trying for ever', async () => {
     const path = join(temporaryFolder(), 'app.mjs')
     const broker = `redis://:swordfish@127.0.0.1:${redis.port}/0`
-    writeFileSync(path, `import { Celery } from 'celeriac'\nexport const app = new Celery({ broker: '${broker}' })\n`)
+    writeFileSync(
+      path,
+      `import { Celery } from 'celeriac'\nexport const app = new Celery({ broker: '${broker}' })\n`,
+    )
     const { code, stdout, stderr } = await celeriac(['-A', path, 'worker']).finished
     expect(code).not.toBe(0)
     expect(stderr).toContain('ERR_CELERIAC_AUTHENTICATION_FAILED')
@@ -117,13 +123,16 @@ describe('tasks and arguments that cannot be', () => {
     ['a symbol', Symbol('oops'), 'symbol'],
     ['a function', () => {}, 'function'],
     ['a function deep inside', { a: [1, { b: () => {} }] }, 'a'],
-  ])('%s as an argument is refused before anything is sent, and its place is named', async (_what, value, named) => {
-    await using app = new Celery({ broker: 'memory://', publishTimeout: 5 })
-    const error = await failure(() => app.sendTask('t', [value]))
-    expect(error.code).toBe('ERR_CELERIAC_ENCODE')
-    expect(error.message).toContain(named)
-    expect(await app.broker.queueLength('celery')).toBe(0)
-  })
+  ])(
+    '%s as an argument is refused before anything is sent, and its place is named',
+    async (_what, value, named) => {
+      await using app = new Celery({ broker: 'memory://', publishTimeout: 5 })
+      const error = await failure(() => app.sendTask('t', [value]))
+      expect(error.code).toBe('ERR_CELERIAC_ENCODE')
+      expect(error.message).toContain(named)
+      expect(await app.broker.queueLength('celery')).toBe(0)
+    },
+  )
 })
 
 describe('results that cannot be had', () => {

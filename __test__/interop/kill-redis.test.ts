@@ -21,7 +21,11 @@ test('a Node worker killed 10 times beside another and a Python worker on one Re
     )
     const results = await Promise.all(batch)
     ids.push(...results.map(({ id }) => id))
-    await both.ledger.until(60, 'room for more', () => new Set(both.ledger.after('end')).size > ids.length - 200)
+    await both.ledger.until(
+      60,
+      'room for more',
+      () => new Set(both.ledger.after('end')).size > ids.length - 200,
+    )
   }
   await over
   const fromPython = await both.python.run(`
@@ -32,7 +36,10 @@ print(' '.join(app.send_task('node.work', (5,), queue='work').id for _ in range(
   expect(ended.toSorted()).toEqual(ids.toSorted())
   const states = await Promise.all(ids.map((id) => both.app.AsyncResult(id).get({ timeout: 30 })))
   expect(states.every((result) => result === null)).toBe(true)
-  expect(both.ledger.lines.some((line) => line.endsWith(' python')), 'Python had its part').toBe(true)
+  expect(
+    both.ledger.lines.some((line) => line.endsWith(' python')),
+    'Python had its part',
+  ).toBe(true)
   await both.stop()
   await redis.stop()
 })

@@ -102,8 +102,15 @@ except Exception as error:
     await both.python.run(`
 for priority in (9, 3, 6, 0):
     app.send_task('node.write', ('to node %d' % priority,), queue='node_urgent', priority=priority)`)
-    const worker = await both.nodeWorker({ queues: 'node_urgent', args: ['-P', 'solo', '--prefetch-multiplier', '1'] })
-    await both.ledger.until(30, 'all four tasks', (lines) => lines.filter((l) => l.startsWith('to node')).length === 4)
+    const worker = await both.nodeWorker({
+      queues: 'node_urgent',
+      args: ['-P', 'solo', '--prefetch-multiplier', '1'],
+    })
+    await both.ledger.until(
+      30,
+      'all four tasks',
+      (lines) => lines.filter((l) => l.startsWith('to node')).length === 4,
+    )
     expect(both.ledger.after('to node')).toEqual(['0', '3', '6', '9'])
     await worker.end()
   })
@@ -199,7 +206,11 @@ describe('Node calls Python', () => {
       await both.app.sendTask('py.write', [`to python ${priority}`], { priority, queue: 'python_urgent' })
     }
     const worker = await both.pythonWorker({ queues: 'python_urgent', args: ['--prefetch-multiplier', '1'] })
-    await both.ledger.until(30, 'all four tasks', (lines) => lines.filter((l) => l.startsWith('to python')).length === 4)
+    await both.ledger.until(
+      30,
+      'all four tasks',
+      (lines) => lines.filter((l) => l.startsWith('to python')).length === 4,
+    )
     expect(both.ledger.after('to python')).toEqual(['0', '3', '6', '9'])
     await worker.end('SIGKILL')
   })

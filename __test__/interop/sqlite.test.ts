@@ -143,8 +143,15 @@ describe('Node calls Node over a SQLite file that Python shares', () => {
     for (const priority of [9, 3, 6, 0]) {
       await both.app.sendTask('node.write', [`to node ${priority}`], { priority, queue: 'node_urgent' })
     }
-    const worker = await both.nodeWorker({ queues: 'node_urgent', args: ['-P', 'solo', '--prefetch-multiplier', '1'] })
-    await both.ledger.until(30, 'all four tasks', (lines) => lines.filter((l) => l.startsWith('to node')).length === 4)
+    const worker = await both.nodeWorker({
+      queues: 'node_urgent',
+      args: ['-P', 'solo', '--prefetch-multiplier', '1'],
+    })
+    await both.ledger.until(
+      30,
+      'all four tasks',
+      (lines) => lines.filter((l) => l.startsWith('to node')).length === 4,
+    )
     expect(both.ledger.after('to node')).toEqual(['0', '3', '6', '9'])
     await worker.end()
   })

@@ -30,7 +30,9 @@ export function startSurvivor(fleet: Fleet): Promise<Running> {
 /** How many tasks a process has begun, and how many of them it has not ended. */
 function heldBy(pid: number | undefined, lines: readonly string[]): { began: number; running: number } {
   const ended = new Set(lines.filter((line) => line.startsWith('end ')).map((line) => line.slice(4)))
-  const begun = lines.filter((line) => line.startsWith('begin ') && line.endsWith(` ${pid}`)).map((l) => l.split(' ')[1])
+  const begun = lines
+    .filter((line) => line.startsWith('begin ') && line.endsWith(` ${pid}`))
+    .map((l) => l.split(' ')[1])
   return { began: begun.length, running: begun.filter((id) => !ended.has(id ?? '')).length }
 }
 

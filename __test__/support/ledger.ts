@@ -19,7 +19,7 @@ export class Ledger {
   /** The lines so far, in the order in which they were written. */
   get lines(): readonly string[] {
     const chunk = Buffer.alloc(1 << 16)
-    for (let size; (size = readSync(this.#file, chunk, 0, chunk.length, this.#position)) > 0; ) {
+    for (let size; (size = readSync(this.#file, chunk, 0, chunk.length, this.#position)) > 0;) {
       this.#position += size
       this.#rest = Buffer.concat([this.#rest, chunk.subarray(0, size)])
     }
@@ -37,12 +37,17 @@ export class Ledger {
   }
 
   /** Waits until the lines fulfil `condition`. */
-  async until(seconds: number, what: string, condition: (lines: readonly string[]) => boolean): Promise<void> {
+  async until(
+    seconds: number,
+    what: string,
+    condition: (lines: readonly string[]) => boolean,
+  ): Promise<void> {
     await until(
       seconds,
       what,
       () => condition(this.lines),
-      () => `\nthe ledger has ${this.lines.length} lines, the last of them:\n${this.lines.slice(-20).join('\n')}`,
+      () =>
+        `\nthe ledger has ${this.lines.length} lines, the last of them:\n${this.lines.slice(-20).join('\n')}`,
     )
   }
 

@@ -147,7 +147,8 @@ app.task(
   (self, how: 'succeed' | 'fail' | 'retry') => {
     write(`body ${self.request.id}`)
     if (how === 'fail') throw new Error('as asked')
-    if (how === 'retry' && self.request.retries === 0) throw self.retry({ countdown: 0, exc: new Error('again') })
+    if (how === 'retry' && self.request.retries === 0)
+      throw self.retry({ countdown: 0, exc: new Error('again') })
     return how
   },
 )
