@@ -18,9 +18,9 @@ test(
     await startSurvivor(nodes)
 
     const ids: string[] = []
-    let isOver = false
-    const over = killAgainAndAgain(nodes, random, 10).finally(() => (isOver = true))
-    while (!isOver && ids.length < 20_000) {
+    const killing = { isOver: false }
+    const over = killAgainAndAgain(nodes, random, 10).finally(() => (killing.isOver = true))
+    while (!killing.isOver && ids.length < 20_000) {
       const batch = Array.from({ length: 40 }, () =>
         nodes.app.sendTask('node.work', [random.between(0, 50)], { queue: 'work' }),
       )

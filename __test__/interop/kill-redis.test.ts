@@ -10,12 +10,11 @@ test('a Node worker killed 10 times beside another and a Python worker on one Re
   const both = fleet(`${redis.url}/0`, `${redis.url}/1`)
   await Promise.all([startSurvivor(both), both.pythonWorker({ queues: 'work' })])
 
-  const killing = killAgainAndAgain(both, random, 10)
   const ids: string[] = []
-  let isOver = false
-  const over = killing.finally(() => (isOver = true))
+  const killing = { isOver: false }
+  const over = killAgainAndAgain(both, random, 10).finally(() => (killing.isOver = true))
   // There is always something to hold while workers are killed, and an end to it.
-  while (!isOver && ids.length < 20_000) {
+  while (!killing.isOver && ids.length < 20_000) {
     const batch = Array.from({ length: 40 }, () =>
       both.app.sendTask('node.work', [random.between(0, 50)], { queue: 'work' }),
     )

@@ -5,7 +5,7 @@ from celery.exceptions import Ignore, Reject
 
 def write(line):
     with open(os.environ['LEDGER'], 'a') as ledger:
-        ledger.write(line + '\\n')
+        ledger.write('%s\\n' % line)
 
 @app.task(name='py.add')
 def add(x, y):
