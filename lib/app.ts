@@ -24,7 +24,7 @@ import { type AnyTask, Task, type TaskBody } from './task.ts'
 import type { RetryMessage, TaskContext } from './task-context.ts'
 import type { TaskOptions } from './task-options.ts'
 import { checkTaskOptions } from './task-options-check.ts'
-import type { NativeBrokerOptions } from '#native'
+import type { NativeBrokerOptions } from './native.ts'
 
 /** What an app is made with: any setting, in either spelling, and these short names. */
 export type CeleryOptions = SettingsInput & {
@@ -92,16 +92,16 @@ export class Celery {
 
   /** Registers a task whose body gets the running task first (`bind: true`). */
   task<Args extends unknown[], Return>(
-    options: TaskOptions<Args, Return> & { bind: true },
+    options: TaskOptions<Return> & { bind: true },
     body: (self: TaskContext, ...args: Args) => Return,
   ): Task<Args, Return>
   /** Registers a task. Without a name it has the app's, a dot and the function's. */
   task<Args extends unknown[], Return>(
-    options: TaskOptions<Args, Return> & { bind?: false | undefined },
+    options: TaskOptions<Return> & { bind?: false | undefined },
     body: (...args: Args) => Return,
   ): Task<Args, Return>
   task<Args extends unknown[], Return>(body: (...args: Args) => Return): Task<Args, Return>
-  task(first: TaskOptions<never, never> | TaskBody, second?: TaskBody): AnyTask {
+  task(first: TaskOptions<never> | TaskBody, second?: TaskBody): AnyTask {
     const [options, body] = typeof first === 'function' ? [{}, first] : [first as TaskOptions, second]
     if (typeof body !== 'function') {
       throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'app.task needs the function of the task')

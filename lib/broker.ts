@@ -9,7 +9,7 @@ import type {
   NativeQueue,
   NativeReport,
   NativeRoute,
-} from '#native'
+} from './native.ts'
 
 /** Opens the core's side of a broker connection; another one in tests. */
 export type OpenBroker = (

@@ -1,6 +1,7 @@
 import { createRequire } from 'node:module'
 
 import { CeleriacError, isCeleriacErrorCode } from './errors.ts'
+import type * as NativeModule from '#native'
 import type {
   NativeBroker,
   NativeBrokerOptions,
@@ -12,8 +13,25 @@ import type {
   NativeWorkerOptions,
 } from '#native'
 
+export type {
+  NativeBroker,
+  NativeBrokerOptions,
+  NativeDeadLetter,
+  NativeExchange,
+  NativeFeatures,
+  NativeLogRecord,
+  NativeQueue,
+  NativeReport,
+  NativeResults,
+  NativeResultsOptions,
+  NativeRoute,
+  NativeTask,
+  NativeWorker,
+  NativeWorkerOptions,
+} from '#native'
+
 /** The Rust core: the declarations of native.d.cts. */
-export type Native = typeof import('#native')
+export type Native = typeof NativeModule
 
 let binding: Native | undefined
 

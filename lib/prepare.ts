@@ -11,7 +11,7 @@ import { type Destination, deliveryModeNumber, Router } from './routing.ts'
 import { encodeJson } from './serialization/encode.ts'
 import { DateTime, pythonIsoFormat } from './serialization/types.ts'
 import type { AnyTask } from './task.ts'
-import type { NativeRoute } from '#native'
+import type { NativeRoute } from './native.ts'
 
 /** A task message, encoded: what the core's `publish` and a settlement's messages take. */
 export interface PreparedMessage {
@@ -77,7 +77,8 @@ export class MessagePreparer {
     const known = this.#plain.get(task)
     if (known !== undefined) return known
     const { options } = task
-    if (router.dynamic || options.expires != null || options.shadowName !== undefined) return undefined
+    if (router.dynamic || (options.expires ?? null) !== null || options.shadowName !== undefined)
+      return undefined
     const given = readTaskOptions(task)
     const destination = router.destination(task.name, [], {}, given, task)
     if (Object.keys(destination.options).some((name) => !ROUTE_OPTIONS.has(name))) return undefined
@@ -183,7 +184,7 @@ export class MessagePreparer {
       if (value !== undefined && value !== null) fields[key] = value
     }
     const countdown = optionalSeconds(options, 'countdown')
-    if (countdown !== null && options['eta'] != null)
+    if (countdown !== null && (options['eta'] ?? null) !== null)
       throw invalid(`task ${name}: give countdown or eta, not both`)
     put('eta', countdown ? isoAfter(now, countdown) : timeText(options['eta'], 'eta'))
     if (options['expires'] !== undefined && options['expires'] !== null) {

@@ -207,9 +207,21 @@ export class AsyncResult<T = unknown> {
    * waiting goes to `onError`, or is an unhandled rejection.
    */
   onReady(callback: (result: this) => unknown, onError?: (error: unknown) => unknown): void {
-    const done = this.#wait({ followParents: false }).then(() => callback(this))
-    if (onError === undefined) void done
-    else done.catch(onError)
+    void this.#callWhenReady(callback, onError)
+  }
+
+  async #callWhenReady(
+    callback: (result: this) => unknown,
+    onError?: (error: unknown) => unknown,
+  ): Promise<void> {
+    try {
+      await this.#wait({ followParents: false })
+    } catch (error) {
+      if (onError === undefined) throw error
+      onError(error)
+      return
+    }
+    callback(this)
   }
 
   /** Removes what is stored of this task and of its parents. */

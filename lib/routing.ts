@@ -6,21 +6,13 @@ import type {
   RouteMap,
   RoutePairs,
   Router as RouterFunction,
+  RouterObject,
   TaskRoutes,
 } from './config/types.ts'
 import type { Settings } from './config/conf.ts'
 import { readOptions, type WireOptions } from './call-options.ts'
 import { CeleriacError, QueueNotFound } from './errors.ts'
-import type { NativeExchange, NativeQueue } from '#native'
-
-/** A router as an object, as in Celery before 4.0. */
-export interface RouterObject {
-  routeForTask(
-    name: string,
-    args: readonly unknown[],
-    kwargs: Readonly<Record<string, unknown>>,
-  ): Route | null | undefined
-}
+import type { NativeExchange, NativeQueue } from './native.ts'
 
 /** Where one message goes. */
 export interface Destination {
@@ -110,7 +102,7 @@ export class Router {
     const route = this.#lookUp(name, args, kwargs, options, task)
     const merged = route === null ? { ...options } : { ...route, ...withoutNulls(options) }
     const queueName =
-      merged['queue'] ?? (route === null || merged['exchange'] == null ? this.#conf.taskDefaultQueue : null)
+      merged['queue'] ?? (route === null || isNull(merged['exchange']) ? this.#conf.taskDefaultQueue : null)
     const configured = queueName === null ? null : this.#configured(String(queueName))
     return this.#complete(merged, configured)
   }
@@ -254,8 +246,11 @@ function queueArgumentsOf(queue: NamedQueue, maxPriority: number | null): Record
 
 function compileRoutes(routes: TaskRoutes | null): Array<CompiledMap | RouterFunction | RouterObject> {
   if (routes === null) return []
-  const list = Array.isArray(routes) && !isPair(routes[0]) ? routes : [routes]
-  return list.map((route: RouteMap | RouterFunction | RoutePairs | RouterObject) => compileRoute(route))
+  const list = Array.isArray(routes) ? routes : [routes]
+  // A pair may stand among routers by itself.
+  return list.map((route: RouteMap | RouterFunction | RoutePairs | RouterObject) =>
+    compileRoute(isPair(route) ? ([route] as unknown as RoutePairs) : route),
+  )
 }
 
 function compileRoute(
@@ -310,6 +305,10 @@ function withoutNulls(options: WireOptions): WireOptions {
   return Object.fromEntries(
     Object.entries(options).filter(([, value]) => value !== null && value !== undefined),
   )
+}
+
+function isNull(value: unknown): boolean {
+  return value === null || value === undefined
 }
 
 function isPair(value: unknown): boolean {

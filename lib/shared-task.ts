@@ -48,17 +48,17 @@ function livingApps(): Celery[] {
  * the app that was made last. Without a name it has the function's.
  */
 export function sharedTask<Args extends unknown[], Return>(
-  options: TaskOptions<Args, Return> & { bind: true },
+  options: TaskOptions<Return> & { bind: true },
   body: (self: TaskContext, ...args: Args) => Return,
 ): Task<Args, Return>
 export function sharedTask<Args extends unknown[], Return>(
-  options: TaskOptions<Args, Return> & { bind?: false | undefined },
+  options: TaskOptions<Return> & { bind?: false | undefined },
   body: (...args: Args) => Return,
 ): Task<Args, Return>
 export function sharedTask<Args extends unknown[], Return>(
   body: (...args: Args) => Return,
 ): Task<Args, Return>
-export function sharedTask(first: TaskOptions<never, never> | TaskBody, second?: TaskBody): Task {
+export function sharedTask(first: TaskOptions<never> | TaskBody, second?: TaskBody): Task {
   const [given, body] = typeof first === 'function' ? [{}, first] : [first as TaskOptions, second]
   const name = given.name ?? body?.name
   if (typeof body !== 'function' || name === undefined || name === '') {

@@ -25,33 +25,32 @@ export class TaskContext {
   /** `maxRetries` that the body gave to `retry`; `autoretryFor` goes by it. Undefined: the task's. */
   overrideMaxRetries: number | null | undefined
 
+  #signal: AbortSignal | (() => AbortSignal) | undefined
+
   /** The task whose body called this one like a function; undefined when it runs for a message. */
   readonly outer: TaskContext | undefined
-  /** Made when somebody looks at it: most bodies never do. */
-  #controller: AbortController | undefined
 
   constructor(
     app: Celery,
     task: AnyTask,
     request: Request,
-    options: { outer?: TaskContext | undefined } = {},
+    options: { signal?: () => AbortSignal; outer?: TaskContext | undefined } = {},
   ) {
     this.app = app
     this.task = task
     this.request = request
+    this.#signal = options.signal
     this.outer = options.outer
   }
 
-  /** Fires on revoke, soft time limit and shutdown; its `reason` says which. */
+  /**
+   * Fires on revoke, soft time limit and shutdown; its `reason` says which. Made when first asked for: most bodies
+   * never do.
+   */
   get signal(): AbortSignal {
-    this.#controller ??= new AbortController()
-    return this.#controller.signal
-  }
-
-  /** Fires {@link signal}. For workers. */
-  abort(reason: unknown): void {
-    this.#controller ??= new AbortController()
-    this.#controller.abort(reason)
+    const made = this.#signal
+    if (made instanceof AbortSignal) return made
+    return (this.#signal = made === undefined ? new AbortController().signal : made())
   }
 
   /** The task's registered name. */

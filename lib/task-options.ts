@@ -20,7 +20,7 @@ export interface RetryOptions extends Omit<ApplyAsyncOptions, 'kwargs' | 'retrie
  * What `app.task` takes: Celery's task attributes in camelCase. Handlers get the running task as `this`, so write
  * them as methods. Durations are seconds.
  */
-export interface TaskOptions<_Args extends unknown[] = unknown[], Result = unknown> {
+export interface TaskOptions<Return = unknown> {
   /** Name in the registry and on the wire. Default: the app's name, a dot and the function's name. */
   name?: string | undefined
   /** Whether the running task comes as the first argument. Default false. */
@@ -118,7 +118,7 @@ export interface TaskOptions<_Args extends unknown[] = unknown[], Result = unkno
   /** After the body returned. An error thrown here is logged and changes nothing. */
   onSuccess?(
     this: TaskContext,
-    result: NoInfer<Awaited<Result>>,
+    result: NoInfer<Awaited<Return>>,
     taskId: string,
     args: readonly unknown[],
     kwargs: Readonly<Record<string, unknown>>,

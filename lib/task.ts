@@ -213,7 +213,7 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
       return await runAsCurrentTask(context, () => (this.bound ? body(context, ...bound) : body(...bound)))
     } catch (error) {
       if (this.options.autoretryFor === undefined) throw error
-      throw this.#autoretry(context, error)
+      throw afterAutoretry(context, error)
     }
   }
 
@@ -227,28 +227,6 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
 
   toString(): string {
     return `<Task: ${this.name}>`
-  }
-
-  /** What to throw for `error`: itself, or the Retry that `autoretryFor` makes of it. */
-  #autoretry(context: TaskContext, error: unknown): unknown {
-    const { options } = this
-    if (
-      error instanceof TaskPredicate ||
-      isAnyOf(error, options.dontAutoretryFor) ||
-      !isAnyOf(error, options.autoretryFor)
-    ) {
-      return error
-    }
-    try {
-      return context.retry({
-        ...options.retryKwargs,
-        ...(options.retryBackoff ? { countdown: backoff(options, context.request.retries) } : {}),
-        ...(context.overrideMaxRetries === undefined ? {} : { maxRetries: context.overrideMaxRetries }),
-        exc: error,
-      })
-    } catch (thrown) {
-      return thrown
-    }
   }
 }
 
@@ -272,4 +250,26 @@ function isAnyOf(error: unknown, classes: ErrorClass | readonly ErrorClass[] | u
   return (Array.isArray(classes) ? (classes as readonly ErrorClass[]) : [classes as ErrorClass]).some(
     (one) => error instanceof one,
   )
+}
+
+/** What to throw for an error of a body: itself, or the Retry that `autoretryFor` makes of it. */
+function afterAutoretry(context: TaskContext, error: unknown): unknown {
+  const { options } = context.task
+  if (
+    error instanceof TaskPredicate ||
+    isAnyOf(error, options.dontAutoretryFor) ||
+    !isAnyOf(error, options.autoretryFor)
+  ) {
+    return error
+  }
+  try {
+    return context.retry({
+      ...options.retryKwargs,
+      ...(options.retryBackoff ? { countdown: backoff(options, context.request.retries) } : {}),
+      ...(context.overrideMaxRetries === undefined ? {} : { maxRetries: context.overrideMaxRetries }),
+      exc: error,
+    })
+  } catch (thrown) {
+    return thrown
+  }
 }

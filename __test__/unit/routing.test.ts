@@ -2,7 +2,8 @@ import { describe, expect, test } from 'vitest'
 
 import { Settings } from '../../lib/config/conf.ts'
 import type { SettingsInput } from '../../lib/config/settings.ts'
-import { globPattern, Router, type RouterObject } from '../../lib/routing.ts'
+import type { RouterObject } from '../../lib/config/types.ts'
+import { globPattern, Router } from '../../lib/routing.ts'
 
 const router = (settings: SettingsInput = {}): Router => new Router(new Settings(settings, {}))
 
@@ -201,10 +202,7 @@ describe('routes', () => {
     expect(seen).toEqual([['t', [1], { a: 2 }, { priority: 3 }, 'task']])
     expect(one.dynamic).toBe(true)
     const object: RouterObject = { routeForTask: (name) => ({ queue: `${name}-queue` }) }
-    const conf = { taskRoutes: object } as unknown as ConstructorParameters<typeof Router>[0]
-    const settings = new Settings({}, {})
-    const withObject = new Router(Object.assign(Object.create(settings) as Settings, conf))
-    expect(withObject.destination('t', [], {}, {}).routingKey).toBe('t-queue')
+    expect(router({ taskRoutes: object }).destination('t', [], {}, {}).routingKey).toBe('t-queue')
   })
 
   test('what the call says wins over the route, null says nothing', () => {

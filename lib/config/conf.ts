@@ -181,6 +181,7 @@ export class Settings {
   /** Sets one by its name in any spelling; throws as the constructor does. */
   set(name: string, value: unknown): void {
     for (const [setting, checked] of read({ [name]: value })) this.#changes.set(setting, checked)
+    this.#version += 1
   }
 
   /**

@@ -152,8 +152,12 @@ function routePair([pattern, value]: readonly unknown[], path: string): [unknown
   return [pattern, within(`${path}.${String(pattern)}`, () => route(value))]
 }
 
+function isRouterObject(value: unknown): boolean {
+  return typeof (value as { routeForTask?: unknown } | null)?.routeForTask === 'function'
+}
+
 function router(value: unknown, path: string): unknown {
-  if (typeof value === 'function') return value
+  if (typeof value === 'function' || isRouterObject(value)) return value
   if (value instanceof Map) return new Map([...value].map((pair) => routePair(pair, path)))
   if (!isDictionary(value)) throw new Mismatch('an object of routes by task name, or a function', value, path)
   return Object.fromEntries(Object.entries(value).map((pair) => routePair(pair, path)))
@@ -176,7 +180,12 @@ export const taskRoutes: Parser<TaskRoutes> = checked(
     if (Array.isArray(value)) {
       return value.map((each: unknown, index) => routerOrPair(each, `[${index}]`)) as TaskRoutes
     }
-    if (typeof value !== 'function' && !(value instanceof Map) && !isDictionary(value)) {
+    if (
+      typeof value !== 'function' &&
+      !(value instanceof Map) &&
+      !isDictionary(value) &&
+      !isRouterObject(value)
+    ) {
       throw new Mismatch(taskRoutes.expected, value)
     }
     return router(value, '') as TaskRoutes

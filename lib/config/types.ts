@@ -99,6 +99,16 @@ export type Router = (
   task?: unknown,
 ) => Route | null | undefined
 
+/** A router as an object, as in Celery before 4.0. */
+export interface RouterObject {
+  /** Decides where one message goes. */
+  routeForTask(
+    name: string,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+  ): Route | null | undefined
+}
+
 /** Routes by name of task. Names may be globs (`mail.*`); with a Map, also regular expressions. The first wins. */
 export type RouteMap = Readonly<Record<string, Route>> | ReadonlyMap<string | RegExp, Route>
 
@@ -106,7 +116,8 @@ export type RouteMap = Readonly<Record<string, Route>> | ReadonlyMap<string | Re
 export type RoutePairs = readonly (readonly [pattern: string | RegExp, route: Route])[]
 
 /** `taskRoutes`: a router, or several of which the first with an answer wins. */
-export type TaskRoutes = RouteMap | Router | RoutePairs | readonly (RouteMap | Router | RoutePairs)[]
+export type TaskRoutes =
+  RouteMap | Router | RouterObject | RoutePairs | readonly (RouteMap | Router | RouterObject | RoutePairs)[]
 
 /** Changes attributes of a task, such as `rateLimit`. */
 export type TaskAnnotation = Readonly<Record<string, unknown>>

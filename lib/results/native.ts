@@ -11,7 +11,7 @@ import {
   type StateUpdate,
   type WaitOptions,
 } from './store.ts'
-import type { NativeReport, NativeResults, NativeResultsOptions } from '#native'
+import type { NativeReport, NativeResults, NativeResultsOptions } from '../native.ts'
 
 /** Opens the core's side of a result store; another one in tests. */
 export type OpenResults = (

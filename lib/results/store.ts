@@ -1,4 +1,4 @@
-import type { NativeResults } from '#native'
+import type { NativeResults } from '../native.ts'
 import type { Request } from '../request.ts'
 
 /** What is known of a task: Celery's result meta, revived, in camelCase. */

@@ -1,3 +1,5 @@
+import { types } from 'node:util'
+
 import { CeleriacError } from '../errors.ts'
 import { DateTime, PyFloat, pythonFloat, pythonIsoFormat, type TypedValue } from './types.ts'
 
@@ -141,14 +143,7 @@ function writeKind(value: object, at: Position): string {
   }
   const { toJSON } = value as { toJSON?: unknown }
   if (typeof toJSON === 'function') return write(toJSON.call(value, String(at.path.at(-1))), at)
-  if (
-    value instanceof String ||
-    value instanceof Number ||
-    value instanceof Boolean ||
-    value instanceof BigInt
-  ) {
-    return write(value.valueOf(), at)
-  }
+  if (types.isBoxedPrimitive(value)) return write(value.valueOf(), at)
   if (isThenable(value)) throw refusal(at, 'is a promise: await it first')
   if (value instanceof Map || value instanceof Set || value instanceof WeakMap || value instanceof WeakSet) {
     const remedy = value instanceof Map ? 'Object.fromEntries(it)' : '[...it]'

@@ -1,341 +1,311 @@
 import type { Celery } from '../app.ts'
-import { CeleriacError, Ignore, Reject, Retry, SoftTimeLimitExceeded } from '../errors.ts'
-import { getLogger } from '../log/logger.ts'
-import { pythonRepr } from '../native.ts'
+import { runAsCurrentTask } from '../current-task.ts'
+import { CeleriacError, Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded } from '../errors.ts'
+import { stackOf } from '../log/record.ts'
 import type { PreparedMessage } from '../prepare.ts'
-import { type Delivery, Request, type SignatureDict } from '../request.ts'
+import { type Delivery, Request } from '../request.ts'
 import { exceptionDocument } from '../results/exception.ts'
 import { encodeJson } from '../serialization/encode.ts'
 import { revive } from '../serialization/revive.ts'
-import { TaskContext, type RetryMessage } from '../task-context.ts'
 import type { AnyTask } from '../task.ts'
-import { Disposition, type Settlement } from './settlement.ts'
+import { type RetryMessage, TaskContext } from '../task-context.ts'
+import { afterSuccess, callErrback, type Errbacks, errbacksOf } from './follow-up.ts'
+import { RunningTask } from './running-task.ts'
+import { outcomes, type Settlement, type Settler } from './settle.ts'
+import type { TaskLog } from './task-log.ts'
 
-/** What a delivery needs to run. */
-export interface RunEnvironment {
+/** What a runner needs of its worker. */
+export interface RunnerOptions {
   readonly app: Celery
   /** Node name of the worker. */
   readonly hostname: string
-  /** Soft limit in seconds for tasks that have none of their own (`--soft-time-limit`). */
+  readonly settler: Settler
+  readonly log: TaskLog
+  /** Seconds for tasks whose message and options name no soft limit; null is none. */
   readonly softTimeLimit: number | null
-  /** Takes the outcome. The handlers after it run once this returned. */
-  settle(settlement: Settlement): void
 }
 
-/** A task that runs here. */
-export class RunningTask {
-  readonly context: TaskContext
-  readonly tag: number
-  /** Set when a revoke with `terminate` asked it to stop: what it throws then is no failure. */
-  terminated = false
+/** A result, or what follows it, could not be sent as JSON (`kombu.exceptions.EncodeError`). */
+class EncodeError extends CeleriacError {
+  static readonly module = 'kombu.exceptions'
+  override readonly name = 'EncodeError'
 
-  constructor(context: TaskContext, tag: number) {
-    this.context = context
-    this.tag = tag
+  constructor(cause: CeleriacError) {
+    super('ERR_CELERIAC_ENCODE', cause.message, { cause })
   }
 }
 
-const trace = getLogger('celery.app.trace')
-const requestLog = getLogger('celery.worker.request')
+/** A revoke has ended the task. */
+class Terminated extends CeleriacError {
+  override readonly name = 'TaskRevokedError'
+
+  constructor(message = 'terminated') {
+    super('ERR_CELERIAC_TASK_REVOKED', message)
+  }
+}
 
 /**
- * Runs one delivery to its settlement (`celery.app.trace.build_tracer`). Never rejects. `begin` gets the running task
- * before its body does.
- *
- * The handlers `onSuccess`, `onFailure`, `onRetry` and `afterReturn` run after the settlement was handed to the core, which
- * stores the result and then acknowledges: Celery calls them after storing, too.
+ * Runs deliveries with the semantics of `celery.app.trace`: each comes to one settlement, which holds what is to be
+ * published, what is to be stored and what becomes of the message. Handlers (`onSuccess` and so on) are called when the
+ * settlement has been handed over: what they throw is logged and changes nothing.
  */
-export async function runTask(
-  environment: RunEnvironment,
-  delivery: Delivery,
-  begin: (running: RunningTask) => void = () => {},
-): Promise<void> {
-  await new TaskRun(environment, delivery, begin).run()
-}
+export class TaskRunner {
+  readonly #options: RunnerOptions
+  readonly #running = new Map<number, RunningTask>()
 
-class TaskRun {
-  readonly #environment: RunEnvironment
-  readonly #task: AnyTask
-  readonly #context: TaskContext
-  readonly #running: RunningTask
-  readonly #args: readonly unknown[]
-  readonly #kwargs: Readonly<Record<string, unknown>>
-  readonly #start = performance.now()
-
-  constructor(environment: RunEnvironment, delivery: Delivery, begin: (running: RunningTask) => void) {
-    const [tag, name, , args, kwargs, tagged, wire] = delivery
-    if (tagged) for (const part of [args, kwargs, wire]) revive(part)
-    this.#environment = environment
-    this.#task = environment.app.taskNamed(name)
-    this.#args = args
-    this.#kwargs = kwargs
-    const request = Request.fromDelivery(delivery, environment.hostname)
-    this.#context = new TaskContext(environment.app, this.#task, request)
-    this.#running = new RunningTask(this.#context, tag)
-    begin(this.#running)
+  constructor(options: RunnerOptions) {
+    this.#options = options
   }
 
-  async run(): Promise<void> {
-    const limit = this.#startSoftLimit()
-    let error: unknown
+  /** Tasks whose bodies have begun and whose outcome is open. */
+  get running(): ReadonlyMap<number, RunningTask> {
+    return this.#running
+  }
+
+  /** Runs a delivery to its end, handlers included. Never rejects. */
+  async run(delivery: Delivery): Promise<void> {
+    const [tag, name, id] = delivery
+    const { app, log } = this.#options
+    const task = app.tasks.get(name)
+    const running = new RunningTask(tag, id, name, task?.acksLate ?? true)
+    this.#running.set(tag, running)
     try {
-      const { beforeStart } = this.#task.options
-      if (beforeStart !== undefined) {
-        await beforeStart.call(this.#context, this.#request.id, this.#args, this.#kwargs)
-      }
-      const result: unknown = await this.#task.run(this.#context, this.#args, this.#kwargs)
-      clearTimeout(limit)
-      const settlement = this.#success(result)
-      this.#environment.settle(settlement)
-      await this.#afterSuccess(result, settlement.result)
-      return
-    } catch (thrown) {
-      clearTimeout(limit)
-      error = thrown
+      if (task === undefined) throw new NotRegistered(name)
+      await this.#run(delivery, task, running)
+    } catch (error) {
+      log.internalError(id, name, error)
+      this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
+    } finally {
+      running.stopTimer()
+      this.#running.delete(tag)
     }
-    await this.#end(error)
   }
 
-  get #request(): Request {
-    return this.#context.request
+  /** Ends the tasks of these ids, if they run: their signals fire, and when they throw their state is REVOKED. */
+  terminate(ids: readonly string[]): void {
+    const wanted = new Set(ids)
+    for (const running of this.#running.values()) {
+      if (!wanted.has(running.id) || running.settled) continue
+      running.terminated = true
+      running.abort(new Terminated())
+    }
   }
 
-  #startSoftLimit(): NodeJS.Timeout | undefined {
-    const limit = this.#request.softTimeLimit ?? this.#task.softTimeLimit ?? this.#environment.softTimeLimit
-    if (limit === null) return undefined
-    return setTimeout(() => {
-      requestLog.warning(`Soft time limit (${limit}s) exceeded for ${this.#title}`, this.#about)
-      this.#context.abort(new SoftTimeLimitExceeded(`SoftTimeLimitExceeded(${limit})`))
-    }, limit * 1000)
+  /**
+   * Gives up all that runs (cold shutdown): signals fire, messages that are not acknowledged go back to their queues,
+   * the others get the state RETRY, as in Celery. What the bodies do from then on changes nothing.
+   */
+  cancelAll(reason: unknown): void {
+    for (const running of this.#running.values()) {
+      if (running.settled) continue
+      running.abort(reason)
+      if (running.acksLate) this.#settle(running, { outcome: outcomes.requeue, state: null })
+      else {
+        const error = new Retry('cancelled by celeriac')
+        this.#settle(running, { outcome: outcomes.acknowledge, ...failureOf(error), state: 'RETRY' })
+      }
+    }
+    this.#options.settler.flush()
   }
 
-  #success(result: unknown): Settlement {
-    return this.#settlement(Disposition.ack, 'SUCCESS', encodeJson(result ?? null, 'the result'), null, [
-      ...this.#context.outbox,
-      ...this.#followers(result),
-    ])
+  async #run(delivery: Delivery, task: AnyTask, running: RunningTask): Promise<void> {
+    const { app, hostname } = this.#options
+    if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
+    const request = Request.fromDelivery(delivery, hostname)
+    const context = new TaskContext(app, task, request, { signal: running.signal })
+    this.#startSoftTimer(context, running)
+    const { args, kwargs } = request
+    let result: unknown
+    let settlement: Omit<Settlement, 'tag'>
+    try {
+      const { beforeStart } = task.options
+      if (beforeStart !== undefined) {
+        await runAsCurrentTask(context, () => beforeStart.call(context, request.id, args, kwargs))
+      }
+      result = await task.run(context, args, kwargs)
+      settlement = successOf(context, result)
+    } catch (error) {
+      await this.#ended(context, running, reasonOf(error, running))
+      return
+    }
+    running.stopTimer()
+    if (!this.#settle(running, settlement)) return
+    const elapsed = performance.now() - running.startedAt
+    const { resultreprMaxsize = 1024, onSuccess, afterReturn } = task.options
+    this.#options.log.succeeded(request, elapsed, settlement.result ?? 'null', resultreprMaxsize)
+    if (onSuccess !== undefined) {
+      await this.#handle(context, 'on_success', () => onSuccess.call(context, result as never, request.id, args, kwargs))
+    }
+    if (afterReturn !== undefined) {
+      await this.#handle(context, 'after_return', () =>
+        afterReturn.call(context, 'SUCCESS', result, request.id, args, kwargs),
+      )
+    }
   }
 
-  /** The messages of callbacks, then of the rest of a chain, each with the result as its first argument. */
-  #followers(result: unknown): PreparedMessage[] {
-    const { callbacks, chain } = this.#request
-    const messages = (callbacks ?? []).map((callback) => this.#follow(callback, [result]))
-    const next = chain?.at(-1)
-    if (next !== undefined) messages.push(this.#follow(next, [result], { chain: chain?.slice(0, -1) }))
-    return messages
+  /** The end of a task whose body threw. */
+  async #ended(context: TaskContext, running: RunningTask, error: unknown): Promise<void> {
+    running.stopTimer()
+    if (running.settled) return
+    const { request } = context
+    const { log } = this.#options
+    if (running.terminated) {
+      this.#settle(running, { outcome: outcomes.acknowledge, ...failureOf(new Terminated(), false), state: 'REVOKED' })
+      log.revoked(request)
+    } else if (error instanceof Ignore) {
+      this.#settle(running, { outcome: outcomes.acknowledge, state: null, publish: context.outbox })
+      log.ignored(request)
+    } else if (error instanceof Reject) this.#rejected(context, running, error)
+    else if (error instanceof Retry) await this.#retried(context, running, error)
+    else await this.#failed(context, running, error)
   }
 
-  #follow(signature: SignatureDict, args: unknown[], options: Record<string, unknown> = {}): PreparedMessage {
-    const { id, rootId, deliveryInfo } = this.#request
-    const inherited =
-      this.#environment.app.conf.taskInheritParentPriority && deliveryInfo.priority !== null
-        ? { priority: deliveryInfo.priority }
-        : {}
-    return this.#environment.app.prepareSignature(signature, args, {
-      ...inherited,
-      ...options,
-      parent_id: id,
-      root_id: rootId,
+  #rejected(context: TaskContext, running: RunningTask, error: Reject): void {
+    // A message that nobody runs again has come to its end: a FAILURE, so that nobody waits for ever.
+    this.#settle(
+      running,
+      error.requeue
+        ? { outcome: outcomes.requeue, state: null }
+        : { outcome: outcomes.reject, ...failureOf(error), publish: context.outbox },
+    )
+    this.#options.log.rejected(context.request, error)
+  }
+
+  async #retried(context: TaskContext, running: RunningTask, retry: Retry): Promise<void> {
+    const { request, task } = context
+    const next = (retry.sending as RetryMessage | undefined)?.prepared
+    const hasError = retry.error !== undefined && retry.error !== null
+    this.#settle(running, {
+      outcome: outcomes.acknowledge,
+      state: 'RETRY',
+      result: hasError ? encodeJson(exceptionDocument(retry.error), 'error') : 'null',
+      traceback: stackOf(hasError ? retry.error : retry),
+      children: childrenOf(context),
+      publish: next === undefined || next === null ? context.outbox : [...context.outbox, next],
+    })
+    this.#options.log.retried(request, retry.message)
+    const { onRetry } = task.options
+    if (onRetry === undefined) return
+    const { id, args, kwargs } = request
+    await this.#handle(context, 'on_retry', () => onRetry.call(context, retry.error ?? retry, id, args, kwargs))
+  }
+
+  async #failed(context: TaskContext, running: RunningTask, error: unknown): Promise<void> {
+    const { request, task, app } = context
+    const { log } = this.#options
+    const failure = failureOf(error)
+    const errbacks = this.#errbacks(context)
+    await this.#failChain(context, error, failure.traceback ?? null)
+    const rejects =
+      task.acksLate && !(task.options.acksOnFailure ?? task.options.acksOnFailureOrTimeout ?? acksOnFailure(app))
+    this.#settle(running, {
+      outcome: rejects ? outcomes.reject : outcomes.acknowledge,
+      ...failure,
+      children: childrenOf(context),
+      publish: [...context.outbox, ...errbacks.messages],
+    })
+    log.failed(request, error, task.expects(error))
+    for (const errback of errbacks.local) {
+      try {
+        await runAsCurrentTask(context, () => callErrback(errback, context, error, failure.traceback ?? null))
+      } catch (raised) {
+        log.errbackRaised(request, errback.task.name, raised)
+      }
+    }
+    const { onFailure, afterReturn } = task.options
+    const { id, args, kwargs } = request
+    if (onFailure !== undefined) {
+      await this.#handle(context, 'on_failure', () => onFailure.call(context, error, id, args, kwargs))
+    }
+    if (afterReturn !== undefined) {
+      await this.#handle(context, 'after_return', () => afterReturn.call(context, 'FAILURE', error, id, args, kwargs))
+    }
+  }
+
+  /** The errbacks; one that cannot be sent is logged, so that the failure is stored all the same. */
+  #errbacks(context: TaskContext): Errbacks {
+    if (context.request.errbacks === null) return { messages: [], local: [] }
+    try {
+      return runAsCurrentTask(context, () => errbacksOf(context))
+    } catch (error) {
+      this.#options.log.errbackRaised(context.request, context.request.errbacks.map(({ task }) => task).join(', '), error)
+      return { messages: [], local: [] }
+    }
+  }
+
+  /** The tasks that were to follow in the chain fail with this one, or whoever waits for the last would never hear. */
+  async #failChain({ request, app }: TaskContext, error: unknown, traceback: string | null): Promise<void> {
+    if (request.chain === null || !app.backend.enabled) return
+    const ids = request.chain.flatMap(({ options }) => (typeof options['task_id'] === 'string' ? [options['task_id']] : []))
+    const stored = ids.map((taskId) => app.backend.store({ taskId, state: 'FAILURE', result: error, traceback }))
+    for (const outcome of await Promise.allSettled(stored)) {
+      if (outcome.status === 'rejected') this.#options.log.handlerRaised(request, 'chain', outcome.reason)
+    }
+  }
+
+  async #handle(context: TaskContext, name: string, handler: () => unknown): Promise<void> {
+    try {
+      await runAsCurrentTask(context, handler)
+    } catch (error) {
+      this.#options.log.handlerRaised(context.request, name, error)
+    }
+  }
+
+  #startSoftTimer(context: TaskContext, running: RunningTask): void {
+    const { request, task } = context
+    const seconds = request.softTimeLimit ?? task.options.softTimeLimit ?? this.#options.softTimeLimit
+    if (seconds === null || seconds <= 0) return
+    running.startSoftTimer(seconds, () => {
+      this.#options.log.softTimeLimit(request, seconds)
+      running.abort(new SoftTimeLimitExceeded())
     })
   }
 
-  async #afterSuccess(result: unknown, text: string): Promise<void> {
-    if (trace.isEnabledFor('INFO')) {
-      const seconds = (performance.now() - this.#start) / 1000
-      const repr = pythonRepr(text, this.#task.options.resultreprMaxsize ?? 1024)
-      trace.info(`Task ${this.#title} succeeded in ${seconds}s: ${repr}`, this.#about)
-    }
-    const { onSuccess, afterReturn } = this.#task.options
-    const id = this.#request.id
-    if (onSuccess !== undefined) {
-      const handler = onSuccess as (...args: unknown[]) => unknown
-      await this.#handle('onSuccess', () => handler.call(this.#context, result, id, this.#args, this.#kwargs))
-    }
-    if (afterReturn !== undefined) await this.#handleReturn('SUCCESS', result)
-  }
-
-  /** What was thrown decides what becomes of the message. */
-  async #end(error: unknown): Promise<void> {
-    if (error instanceof Ignore) {
-      this.#settle(Disposition.ack, null, 'null', null, this.#context.outbox)
-      return trace.info(`Task ${this.#title} ignored`, this.#about)
-    }
-    if (error instanceof Reject) return this.#reject(error)
-    if (error instanceof Retry) return this.#retry(error)
-    if (this.#running.terminated) return this.#revoked()
-    return this.#fail(error)
-  }
-
-  #reject(error: Reject): void {
-    const reason = error.reason instanceof Error ? error.reason.message : String(error.reason)
-    trace.warning(`Task ${this.#title} reject requeue=${error.requeue}: ${reason}`, this.#about)
-    if (error.requeue) return this.#settle(Disposition.requeue, null, 'null', null, [])
-    this.#settle(Disposition.reject, 'FAILURE', documentText(error), null, [])
-  }
-
-  async #retry(error: Retry): Promise<void> {
-    let message: PreparedMessage | null | undefined
-    try {
-      // A Retry that a body made by itself, without `self.retry`, means the same.
-      const retry =
-        error.sending === undefined ? this.#context.retry({ exc: error.error, throw: false }) : error
-      if (retry !== error) this.#context.outbox.pop()
-      message = (retry.sending as RetryMessage).prepared
-    } catch (failure) {
-      return this.#fail(failure)
-    }
-    const cause = error.error ?? error
-    const publish = message === null || message === undefined ? [] : [message]
-    this.#settle(Disposition.ack, 'RETRY', documentText(cause), stackOf(cause), [
-      ...this.#context.outbox,
-      ...publish,
-    ])
-    trace.info(`Task ${this.#title} retry: ${error.message}`, this.#about)
-    const { onRetry } = this.#task.options
-    if (onRetry !== undefined) {
-      const id = this.#request.id
-      await this.#handle('onRetry', () => onRetry.call(this.#context, cause, id, this.#args, this.#kwargs))
-    }
-  }
-
-  #revoked(): void {
-    const document = {
-      exc_type: 'TaskRevokedError',
-      exc_message: ['terminated'],
-      exc_module: 'celery.exceptions',
-    }
-    this.#settle(Disposition.ack, 'REVOKED', JSON.stringify(document), null, [])
-    trace.info(`Task ${this.#title} terminated by a revoke`, this.#about)
-  }
-
-  async #fail(error: unknown): Promise<void> {
-    const stack = stackOf(error)
-    let publish: PreparedMessage[] = []
-    try {
-      publish = this.#errbackMessages()
-    } catch (failure) {
-      trace.error(`Task ${this.#title}: an error callback cannot be sent: ${describe(failure)}`, this.#about)
-    }
-    const keeps = this.#task.acksLate && this.#acknowledgesFailure === false
-    const disposition = keeps ? Disposition.reject : Disposition.ack
-    this.#settle(disposition, 'FAILURE', documentText(error), stack, [...this.#context.outbox, ...publish])
-    if (this.#task.expects(error))
-      trace.info(`Task ${this.#title} raised expected: ${describe(error)}`, this.#about)
-    else
-      trace.error(
-        `Task ${this.#title} raised unexpected: ${describe(error)}\n${stack ?? ''}`.trimEnd(),
-        this.#about,
-      )
-    await this.#callErrbacks(error, stack)
-    const { onFailure, afterReturn } = this.#task.options
-    if (onFailure !== undefined) {
-      const id = this.#request.id
-      await this.#handle('onFailure', () =>
-        onFailure.call(this.#context, error, id, this.#args, this.#kwargs),
-      )
-    }
-    if (afterReturn !== undefined) await this.#handleReturn('FAILURE', error)
-  }
-
-  /** `acks_on_failure`, or the setting for both. */
-  get #acknowledgesFailure(): boolean {
-    const { options } = this.#task
-    const { conf } = this.#environment.app
-    return options.acksOnFailure ?? options.acksOnFailureOrTimeout ?? conf.taskAcksOnFailureOrTimeout
-  }
-
-  /** Error callbacks that are functions here, with more than one parameter, are called here; others are sent. */
-  #isCalledHere(signature: SignatureDict): AnyTask | undefined {
-    const task = this.#environment.app.tasks.get(signature.task)
-    const stored = signature.immutable ? 0 : signature.args.length
-    return task !== undefined && !task.bound && task.body.length - stored > 1 ? task : undefined
-  }
-
-  #errbackMessages(): PreparedMessage[] {
-    const sent = (this.#request.errbacks ?? []).filter((errback) => this.#isCalledHere(errback) === undefined)
-    return sent.map((errback) => this.#follow(errback, [this.#request.id]))
-  }
-
-  async #callErrbacks(error: unknown, stack: string | null): Promise<void> {
-    for (const errback of this.#request.errbacks ?? []) {
-      const task = this.#isCalledHere(errback)
-      if (task === undefined) continue
-      try {
-        await task.callDirectly([this.#request, error, stack, ...errback.args])
-      } catch (failure) {
-        trace.error(`Errback ${errback.task} raised an exception: ${describe(failure)}`, this.#about)
-      }
-    }
-  }
-
-  async #handleReturn(state: string, result: unknown): Promise<void> {
-    const { afterReturn } = this.#task.options
-    const id = this.#request.id
-    await this.#handle('afterReturn', () =>
-      afterReturn?.call(this.#context, state, result, id, this.#args, this.#kwargs),
-    )
-  }
-
-  /** A handler that throws changes nothing: the task has ended. */
-  async #handle(name: string, work: () => unknown): Promise<void> {
-    try {
-      await work()
-    } catch (error) {
-      trace.error(
-        `Task ${this.#title}: ${name} raised an exception: ${describe(error)}\n${stackOf(error) ?? ''}`,
-        this.#about,
-      )
-    }
-  }
-
-  #settle(
-    disposition: Disposition,
-    state: string | null,
-    result: string,
-    traceback: string | null,
-    publish: readonly PreparedMessage[],
-  ): void {
-    this.#environment.settle(this.#settlement(disposition, state, result, traceback, publish))
-  }
-
-  #settlement(
-    disposition: Disposition,
-    state: string | null,
-    result: string,
-    traceback: string | null,
-    publish: readonly PreparedMessage[],
-  ): Settlement {
-    const children = this.#request.children.map((child) => child.asTuple())
-    return { tag: this.#running.tag, disposition, state, result, traceback, children, publish }
-  }
-
-  get #title(): string {
-    return `${this.#request.shadow ?? this.#task.name}[${this.#request.id}]`
-  }
-
-  /** Whom a line of the log is about. */
-  get #about(): { taskId: string; taskName: string } {
-    return { taskId: this.#request.id, taskName: this.#task.name }
+  /** Hands over the outcome of a task, once. False when it had one already. */
+  #settle(running: RunningTask, settlement: Omit<Settlement, 'tag'>): boolean {
+    if (running.settled) return false
+    running.settled = true
+    this.#options.settler.settle({ tag: running.tag, ...settlement })
+    return true
   }
 }
 
-function documentText(error: unknown): string {
-  // A result that has no JSON form is an error of kombu's on Python's side.
-  if (error instanceof CeleriacError && error.code === 'ERR_CELERIAC_ENCODE') {
-    return encodeJson(
-      { exc_type: 'EncodeError', exc_message: [error.message], exc_module: 'kombu.exceptions' },
-      'exception',
-    )
+function successOf(context: TaskContext, result: unknown): Omit<Settlement, 'tag'> {
+  const { request } = context
+  let text: string
+  try {
+    text = encodeJson(result, 'the result')
+  } catch (error) {
+    throw error instanceof CeleriacError ? new EncodeError(error) : error
   }
-  return encodeJson(exceptionDocument(error), 'exception')
+  const common = { outcome: outcomes.acknowledge, state: 'SUCCESS', result: text }
+  if (request.callbacks === null && request.chain === null) {
+    return { ...common, children: childrenOf(context), publish: context.outbox }
+  }
+  const followUp = runAsCurrentTask(context, () => afterSuccess(context, result))
+  if (context.task.options.trail ?? true) request.children.push(...followUp.children)
+  return { ...common, children: childrenOf(context), publish: [...context.outbox, ...followUp.messages] }
 }
 
-function stackOf(error: unknown): string | null {
-  return error instanceof Error ? (error.stack ?? null) : null
+function failureOf(error: unknown, withTraceback = true): { state: string; result: string; traceback: string | null } {
+  return {
+    state: 'FAILURE',
+    result: encodeJson(exceptionDocument(error), 'error'),
+    traceback: withTraceback ? stackOf(error) : null,
+  }
 }
 
-/** An exception as Python prints it. */
-function describe(error: unknown): string {
-  const { exc_type: type, exc_message: message } = exceptionDocument(error)
-  return `${type}(${message.map((part) => (typeof part === 'string' ? `'${part.replaceAll("'", "\\'")}'` : String(part))).join(', ')})`
+function childrenOf({ request }: TaskContext): string {
+  const { children } = request
+  return children.length === 0 ? '[]' : encodeJson(children.map((child) => child.asTuple()), 'children')
+}
+
+function acksOnFailure({ conf }: Celery): boolean {
+  return conf.taskAcksOnFailure ?? conf.taskAcksOnFailureOrTimeout ?? true
+}
+
+/** What aborted APIs throw says nothing of why: the signal's reason does. */
+function reasonOf(error: unknown, running: RunningTask): unknown {
+  const reason = running.abortReason
+  return reason !== undefined && error instanceof Error && error.name === 'AbortError' ? reason : error
 }

@@ -1,96 +1,130 @@
-import { CeleriacError } from '../errors.ts'
-import { getLogger } from '../log/logger.ts'
-import type { Worker } from './worker.ts'
+import { flushLog, getLogger } from '../log/logger.ts'
+import { Deferred } from './deferred.ts'
 
-/** How a worker ends that was started from the command line. */
-export interface ShutdownOptions {
-  /** `worker_soft_shutdown_timeout`: seconds that a cold shutdown waits first; 0 is none. */
-  readonly softTimeout: number
-  /** Says something to the person at the terminal. */
-  readonly say: (text: string) => void
+/** What a shutdown needs of its worker. */
+export interface Stoppable {
+  readonly active: number
+  stop(): Promise<void>
+  terminate(): Promise<void>
+  cancelActive(): void
 }
 
-/** Exit codes as Celery's workers have them. */
-const EXIT_OK = 0
-const EXIT_FAILURE = 1
+/** Signals that end a worker. */
+export type EndSignal = 'SIGTERM' | 'SIGINT' | 'SIGQUIT'
+
+/** How to shut down. */
+export interface ShutdownOptions {
+  /** `workerSoftShutdownTimeout`: seconds that a cold shutdown gives running tasks first. */
+  readonly softTimeout: number
+  /** `workerEnableSoftShutdownOnIdle`: wait also when no task runs. */
+  readonly softOnIdle: boolean
+  /** Whether SIGTERM is to act as SIGQUIT (`REMAP_SIGTERM=SIGQUIT`). */
+  readonly remapSigterm: boolean
+  /** Writes a line for whoever looks at the terminal. */
+  say(line: string): void
+  /** Ends the process at once. */
+  exit(code: number): void
+}
+
+const log = getLogger('celery.worker')
 
 /**
- * Runs a started worker until it ends, and gives the exit code (`celery.apps.worker`):
- *
- * - SIGTERM, or remote control: warm, exit code 0;
- * - the first SIGINT: warm, exit code 1;
- * - the second SIGINT, or SIGQUIT: cold, after the soft timeout;
- * - one more: at once.
+ * What signals do to a worker, as in `celery.apps.worker`. SIGTERM and the first SIGINT end it warmly: running tasks are
+ * waited for. A second SIGINT, or SIGQUIT, ends it coldly: after the soft time-out, running tasks are given up. Another
+ * one during that time-out gives them up at once, and yet another ends the process.
  */
-export function runUntilShutdown(worker: Worker, options: ShutdownOptions): Promise<number> {
-  return new Shutdown(worker, options).run()
-}
-
-class Shutdown {
-  readonly #worker: Worker
+export class Shutdown {
+  readonly #worker: Stoppable
   readonly #options: ShutdownOptions
-  #stage: 'running' | 'warm' | 'cold' = 'running'
-  #end: (code: number) => void = () => {}
-  #fail: (reason: unknown) => void = () => {}
+  readonly #ended = new Deferred<number>()
+  #stage: 'running' | 'warm' | 'soft' | 'cancelled' = 'running'
+  #exitCode = 0
 
-  constructor(worker: Worker, options: ShutdownOptions) {
+  constructor(worker: Stoppable, options: ShutdownOptions) {
     this.#worker = worker
     this.#options = options
   }
 
-  async run(): Promise<number> {
-    const over = new Promise<number>((resolve, reject) => {
-      this.#end = resolve
-      this.#fail = reject
-    })
-    const signals = {
-      SIGTERM: () => this.#warm(EXIT_OK),
-      SIGINT: () => this.#interrupt(),
-      SIGQUIT: () => this.#escalate(),
-    } as const
-    for (const [signal, listener] of Object.entries(signals)) process.on(signal, listener)
-    this.#worker.onRemoteShutdown(() => this.#warm(EXIT_OK))
-    this.#worker.finished().catch(this.#fail)
-    try {
-      return await over
-    } finally {
-      for (const [signal, listener] of Object.entries(signals)) process.off(signal, listener)
+  /** Resolves with the exit code when the worker has ended; rejects when it could not be ended properly. */
+  get ended(): Promise<number> {
+    return this.#ended.promise
+  }
+
+  /** Obeys a signal. */
+  handle(signal: EndSignal): void {
+    const isHard = signal === 'SIGQUIT' || (signal === 'SIGTERM' && this.#options.remapSigterm)
+    if (signal === 'SIGTERM' && !isHard) {
+      if (this.#stage === 'running') this.#warm(0)
+      return
+    }
+    if (signal === 'SIGINT' && this.#stage === 'running') {
+      this.#options.say('worker: Ctrl+C again gives up the tasks that are running (cold shutdown)')
+      this.#warm(1)
+      return
+    }
+    if (this.#stage === 'running' || this.#stage === 'warm') this.#cold()
+    else if (this.#stage === 'soft') {
+      this.#stage = 'cancelled'
+      this.#options.say('worker: running tasks are given up; waiting for the cold shutdown to complete')
+      this.#worker.cancelActive()
+    } else {
+      flushLog()
+      this.#options.exit(1)
     }
   }
 
-  #interrupt(): void {
-    if (this.#stage !== 'running') return this.#escalate()
-    this.#options.say(
-      '\nceleriac: Hitting Ctrl+C again will initiate cold shutdown, ending all running tasks!',
-    )
-    this.#warm(EXIT_FAILURE)
+  /** Ends the worker warmly, as remote control's `shutdown` does. */
+  stop(): void {
+    if (this.#stage === 'running') this.#warm(0)
   }
 
-  #warm(code: number): void {
-    if (this.#stage !== 'running') return
+  #warm(exitCode: number): void {
     this.#stage = 'warm'
-    this.#options.say('\nworker: Warm shutdown (MainProcess)')
-    this.#worker.stop().then(() => this.#stage === 'warm' && this.#end(code), this.#fail)
-  }
-
-  #escalate(): void {
-    if (this.#stage === 'cold') return this.#end(EXIT_FAILURE)
-    this.#stage = 'cold'
-    this.#options.say('\nworker: Cold shutdown (MainProcess)')
-    this.#cold().then(() => this.#end(EXIT_FAILURE), this.#fail)
-  }
-
-  async #cold(): Promise<void> {
-    const { softTimeout } = this.#options
-    if (softTimeout > 0) {
-      getLogger('celery.worker').warning(`Initiating Soft Shutdown, terminating in ${softTimeout} seconds`)
-      let timer: NodeJS.Timeout | undefined
-      const passed = new Promise<void>((resolve) => (timer = setTimeout(resolve, softTimeout * 1000)))
-      await Promise.race([this.#worker.stop(), passed])
-      clearTimeout(timer)
-    }
-    await this.#worker.terminate(
-      new CeleriacError('ERR_CELERIAC_CLOSED', 'the worker was told to end without waiting'),
+    this.#exitCode = exitCode
+    this.#options.say('worker: Warm shutdown (MainProcess)')
+    this.#worker.stop().then(
+      () => {
+        // A cold shutdown that came meanwhile has the last word.
+        if (this.#stage === 'warm') this.#ended.resolve(this.#exitCode)
+      },
+      (error: unknown) => this.#ended.reject(error),
     )
+  }
+
+  #cold(): void {
+    this.#exitCode = 1
+    this.#stage = 'soft'
+    this.#options.say('worker: Cold shutdown (MainProcess)')
+    this.#endColdly().then(
+      () => this.#ended.resolve(1),
+      (error: unknown) => this.#ended.reject(error),
+    )
+  }
+
+  async #endColdly(): Promise<void> {
+    const { softTimeout, softOnIdle } = this.#options
+    const { active } = this.#worker
+    if (softTimeout > 0 && (active > 0 || softOnIdle)) {
+      log.warning(`Initiating Soft Shutdown, terminating in ${softTimeout} seconds`)
+      const timer = new Deferred<void>()
+      const handle = setTimeout(() => timer.resolve(), softTimeout * 1000)
+      // Nothing more is claimed meanwhile; once all is done there is nothing left to wait for.
+      const stopped = this.#worker.stop().catch((error: unknown) => log.exception('soft shutdown failed', error))
+      await Promise.race([timer.promise, active === 0 ? timer.promise : stopped])
+      clearTimeout(handle)
+    }
+    this.#stage = 'cancelled'
+    await this.#worker.terminate()
+  }
+}
+
+const SIGNALS: readonly EndSignal[] = ['SIGTERM', 'SIGINT', 'SIGQUIT']
+
+/** Has the process's signals go to a shutdown; gives a function that takes that back. */
+export function listenToSignals(shutdown: Shutdown): () => void {
+  const listeners = SIGNALS.map((signal) => [signal, () => shutdown.handle(signal)] as const)
+  for (const [signal, listener] of listeners) process.on(signal, listener)
+  return () => {
+    for (const [signal, listener] of listeners) process.off(signal, listener)
   }
 }

@@ -1,207 +1,306 @@
-import { hostname as hostName } from 'node:os'
-
 import type { Celery } from '../app.ts'
 import { CeleriacError } from '../errors.ts'
-import { logLevel } from '../log/logger.ts'
+import { nodeName } from '../log/node-name.ts'
+import { getLogger, logLevel } from '../log/logger.ts'
 import { logNativeRecords } from '../log/setup.ts'
-import { callAsync, openNativeWorker } from '../native.ts'
+import { call, callAsync, native } from '../native.ts'
 import type { Delivery } from '../request.ts'
-import { openPool, type Pool } from './pool/pool.ts'
-import { SettlementBatch } from './settlement.ts'
-import type { NativeQueue, NativeTask, NativeWorker } from '#native'
+import type { NativeQueue, NativeResults, NativeWorker, NativeWorkerOptions } from '#native'
+import type { Pool, PoolDefinition } from './pool/pool.ts'
+import { asyncPool } from './pool/async.ts'
+import { poolNamed } from './pool/pools.ts'
+import { TaskRunner } from './run-task.ts'
+import { Settler } from './settle.ts'
+import { TaskLog } from './task-log.ts'
 
-/** How a worker differs from what the app's settings say. */
+/** How a worker works; what is left out comes from the app's settings. */
 export interface WorkerOptions {
-  /** Node name. Default `celery@` and the name of this machine. */
-  hostname?: string | undefined
-  /** How many tasks run at once. Default `workerConcurrency`, then the pool's own. */
-  concurrency?: number | undefined
-  /** `async`, `solo`. Default `workerPool`. */
-  pool?: string | undefined
-  /** Names of the queues to consume. Default `taskQueues`, then the default queue. */
-  queues?: readonly string[] | undefined
-  /** Names of queues not to consume. */
-  excludeQueues?: readonly string[] | undefined
-  /** Default `workerPrefetchMultiplier`. */
-  prefetchMultiplier?: number | undefined
-  /** Soft limit in seconds for tasks that have none. Default `taskSoftTimeLimit`. */
-  softTimeLimit?: number | undefined
+  /** Node name; `%h`, `%n`, `%d` stand for the host and its parts. Default `celery@%h`. */
+  readonly hostname?: string | undefined
+  /** How many tasks run at once. Default `workerConcurrency`, else the pool's own: 100 for `async`. */
+  readonly concurrency?: number | undefined
+  /** Name of a pool. Default `workerPool` where it was set, else `async`. */
+  readonly pool?: string | undefined
+  /** Names of the queues to consume. Default: `taskQueues`, or the default queue. */
+  readonly queues?: readonly string[] | undefined
+  /** Queues of those not to consume. */
+  readonly excludeQueues?: readonly string[] | undefined
+  /** Messages held for each task that can run at once; 0 is no limit. Default `workerPrefetchMultiplier`. */
+  readonly prefetchMultiplier?: number | undefined
+  /** Seconds. Default `taskSoftTimeLimit`. */
+  readonly softTimeLimit?: number | null | undefined
 }
 
-/** MIME types of the names that `acceptContent` takes. */
-const CONTENT_TYPES: Readonly<Record<string, string>> = { json: 'application/json' }
+/** Opens the core's side of a worker; another one in tests. */
+export type OpenWorker = (app: Celery, options: NativeWorkerOptions) => NativeWorker
 
-/** Consumes queues and runs tasks, in this process, until it is stopped. */
+/** Numbers about a worker. */
+export interface WorkerStats {
+  /** Tasks by what became of them, and what is held; see `stats` in crates/celeriac-worker. */
+  readonly [name: string]: unknown
+}
+
+const log = getLogger('celery.worker')
+
+/** What deliveries come with besides tasks: see `NativeWorker.next`. */
+type Item = Delivery | ['revoke', string[], boolean, string] | ['shutdown']
+
+/** What aborts the tasks that run when a worker is ended by force. */
+const ENDED = 'the worker is shutting down'
+/** How long an ending by force waits for the broker, in milliseconds. */
+const CLOSE_DEADLINE_MS = 5000
+
+/**
+ * Takes an app's tasks from its queues and runs them, until it is stopped:
+ * `await using worker = new Worker(app); await worker.start()`.
+ */
 export class Worker {
   readonly app: Celery
   /** Node name. */
   readonly hostname: string
-  /** What it consumes. */
-  readonly queues: readonly NativeQueue[]
-  readonly pool: Pool
-  /** The name that the pool was chosen by. */
-  readonly poolName: string
-  /** How many messages it holds at most, without those that wait for their time; 0 is no limit. */
+  readonly concurrency: number
+  /** Messages that are held at most, those that run included; 0 is no limit. */
   readonly prefetch: number
-  readonly #settlements: SettlementBatch
+  readonly queues: readonly NativeQueue[]
+  readonly poolDefinition: PoolDefinition
+  readonly #open: OpenWorker
+  readonly #settler: Settler
+  readonly #pool: Pool
   #native: NativeWorker | undefined
-  #loop: Promise<void> | undefined
+  #consuming: Promise<void> | undefined
+  #stopping: Promise<void> | undefined
+  #ending: Promise<void> | undefined
   #closing: Promise<void> | undefined
-  /** A cold shutdown: what still runs will run again elsewhere, so its outcome counts no more. */
-  #abandoned = false
-  #onRemoteShutdown: () => void = () => void this.stop()
+  #onShutdown: (() => void) | undefined
 
-  constructor(app: Celery, options: WorkerOptions = {}) {
+  constructor(app: Celery, options: WorkerOptions = {}, open: OpenWorker = openNativeWorker) {
     const { conf } = app
     this.app = app
-    this.hostname = options.hostname ?? `celery@${hostName()}`
-    this.queues = chooseQueues(app, options)
-    this.poolName = options.pool ?? conf.workerPool
-    const concurrency = options.concurrency ?? conf.workerConcurrency
-    this.#settlements = new SettlementBatch((batch) => this.#native?.settle(batch))
-    this.pool = openPool(this.poolName, {
-      concurrency: typeof concurrency === 'number' && concurrency > 0 ? concurrency : null,
-      environment: {
-        app,
-        hostname: this.hostname,
-        softTimeLimit: options.softTimeLimit ?? null,
-        settle: (settlement) => {
-          if (!this.#abandoned) this.#settlements.add(settlement)
-        },
-      },
-    })
-    this.prefetch = prefetchCount(
-      this.pool.concurrency,
-      options.prefetchMultiplier ?? conf.workerPrefetchMultiplier,
-    )
-  }
-
-  /** Connects and begins to consume; resolves when the worker is ready. */
-  async start(): Promise<void> {
-    if (this.#native !== undefined)
-      throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'the worker was started before')
-    logNativeRecords(logLevel())
-    const { app } = this
-    const { conf } = app
-    const native = openNativeWorker(app.broker.native, app.backend.native, {
+    this.hostname = nodeName(options.hostname)
+    this.poolDefinition = poolOf(app, options)
+    this.concurrency = concurrencyOf(app, options, this.poolDefinition)
+    this.prefetch = this.concurrency * (options.prefetchMultiplier ?? conf.workerPrefetchMultiplier)
+    this.queues = queuesOf(app, options)
+    this.#open = open
+    this.#settler = new Settler((batch) => call('worker.settle', () => this.#native?.settle(batch)))
+    const runner = new TaskRunner({
+      app,
       hostname: this.hostname,
-      pid: process.pid,
-      queues: [...this.queues],
-      tasks: [...app.tasks.values()].map(nativeTask),
-      concurrency: this.pool.concurrency,
-      prefetch: this.prefetch,
-      etaTaskLimit: conf.workerEtaTaskLimit,
-      leaseMs: conf.workerLease * 1000,
-      acceptContent: conf.acceptContent.map((name) => CONTENT_TYPES[name] ?? name),
-      resultExpiresMs: conf.resultExpires ? conf.resultExpires * 1000 : null,
-      resultExtended: conf.resultExtended,
-      controlExchange: conf.workerEnableRemoteControl ? conf.controlExchange : null,
-      connectionRetry: conf.brokerConnectionRetry,
-      connectionRetryOnStartup: conf.brokerConnectionRetryOnStartup ?? conf.brokerConnectionRetry,
-      connectionMaxRetries: conf.brokerConnectionMaxRetries || null,
+      settler: this.#settler,
+      log: new TaskLog(),
+      softTimeLimit: options.softTimeLimit === undefined ? conf.taskSoftTimeLimit : options.softTimeLimit,
     })
-    this.#native = native
-    await callAsync('worker.start', () => native.start())
-    this.#loop = this.#consume(native)
+    this.#pool = this.poolDefinition.create(runner)
   }
 
-  /** Resolves when the worker is over: stopped, and everything that it ran has ended and is settled. */
+  /** How many tasks run. */
+  get active(): number {
+    return this.#pool.active
+  }
+
+  /** What remote control's `shutdown` calls instead of {@link stop}. */
+  set onShutdown(listener: () => void) {
+    this.#onShutdown = listener
+  }
+
+  /** Connects and begins to take tasks. Resolves when it does. */
+  async start(): Promise<void> {
+    if (this.#native !== undefined) {
+      throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `worker ${this.hostname} was started already`)
+    }
+    logNativeRecords(logLevel())
+    const worker = this.#open(this.app, this.#nativeOptions())
+    this.#native = worker
+    await callAsync('worker.start', () => worker.start())
+    this.#consuming = this.#consume(worker)
+    // Whoever wants to know of it asks finished().
+    this.#consuming.catch(() => {})
+  }
+
+  /** Resolves when it has ended, by {@link stop} or {@link terminate}; rejects when it could not go on. */
   async finished(): Promise<void> {
-    await this.#loop
-    await this.#closing
+    await this.#consuming
+    await (this.#ending ?? this.#stopping)
   }
 
-  /** What to do when remote control asks the worker to stop. Default: {@link stop}. */
-  onRemoteShutdown(listener: () => void): void {
-    this.#onRemoteShutdown = listener
-  }
-
-  /** Warm shutdown: takes nothing more, hands back what has not begun, waits for what runs, closes. */
+  /**
+   * Ends it warmly: nothing more is claimed, what was not begun goes back to its queue at once, what runs is waited
+   * for. Calling it again gives the same promise.
+   */
   stop(): Promise<void> {
-    this.#closing ??= this.#stopWarmly()
-    return this.#closing
+    this.#stopping ??= this.#stop()
+    return this.#stopping
   }
 
-  /** Cold shutdown: fires the signals of what runs, and hands its messages back without waiting. */
-  async terminate(
-    reason: unknown = new CeleriacError('ERR_CELERIAC_CLOSED', 'the worker ends'),
-  ): Promise<void> {
-    this.#settlements.flush()
-    this.#abandoned = true
-    this.pool.abort(reason)
-    const native = this.#native
-    if (native !== undefined) await callAsync('worker.close', () => native.close())
+  /**
+   * Ends it coldly: the signals of running tasks fire, their messages go back to their queues, and nothing they do
+   * from then on is stored. Resolves within a few seconds, whatever the broker does.
+   */
+  terminate(): Promise<void> {
+    this.#ending ??= this.#terminate()
+    return this.#ending
   }
 
-  /** Numbers about what it holds and has done. */
-  stats(): Record<string, unknown> {
-    return this.#native === undefined ? {} : (JSON.parse(this.#native.stats()) as Record<string, unknown>)
+  /** Gives up the tasks that run, as {@link terminate} does, and goes on. */
+  cancelActive(): void {
+    this.#pool.cancelAll(new CeleriacError('ERR_CELERIAC_CLOSED', ENDED))
   }
 
-  /** {@link stop}: `await using worker = new Worker(app)`. */
+  /** {@link stop}. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop()
   }
 
-  async #stopWarmly(): Promise<void> {
-    const native = this.#native
-    if (native === undefined) return
-    await callAsync('worker.stop', () => native.stop())
-    await this.#loop
-    await callAsync('worker.close', () => native.close())
+  /** Marks tasks as revoked, as remote control does. */
+  revoke(taskIds: readonly string[], options: { terminate?: boolean } = {}): void {
+    call('worker.revoke', () => this.#native?.revoke([...taskIds]))
+    if (options.terminate) this.#pool.terminate(taskIds)
   }
 
-  async #consume(native: NativeWorker): Promise<void> {
+  /** Numbers about it. */
+  stats(): WorkerStats {
+    const text = call('worker.stats', () => this.#native?.stats())
+    return text === undefined ? {} : (JSON.parse(text) as WorkerStats)
+  }
+
+  async #consume(worker: NativeWorker): Promise<void> {
     for (;;) {
-      const batch = await native.next()
+      const batch = await callAsync('worker.next', () => worker.next())
       if (batch === null) return
-      for (const item of JSON.parse(batch) as Array<Delivery | Notice>) {
-        if (typeof item[0] === 'number') void this.pool.run(item as Delivery)
-        else this.#heed(item as Notice)
-      }
+      for (const item of JSON.parse(batch) as Item[]) this.#dispatch(item)
     }
   }
 
-  #heed(notice: Notice): void {
-    if (notice[0] === 'shutdown') this.#onRemoteShutdown()
-    else if (notice[2]) this.pool.terminate(notice[1])
+  #dispatch(item: Item): void {
+    if (item[0] === 'revoke') {
+      const [, ids, terminate] = item
+      if (terminate) this.#pool.terminate(ids)
+    } else if (item[0] === 'shutdown') {
+      if (this.#onShutdown !== undefined) this.#onShutdown()
+      else this.stop().catch((error: unknown) => log.exception('could not stop after a remote shutdown', error))
+    } else this.#pool.begin(item)
   }
-}
 
-/** What the core tells beside deliveries. */
-type Notice = [kind: 'revoke', ids: string[], terminate: boolean, signal: string] | [kind: 'shutdown']
+  async #stop(): Promise<void> {
+    const worker = this.#native
+    if (worker === undefined) return
+    try {
+      await callAsync('worker.stop', () => worker.stop())
+      await this.#pool.idle()
+      this.#settler.flush()
+      await this.#consuming
+      // A batch may have come between the last look and the end.
+      await this.#pool.idle()
+    } finally {
+      this.#settler.flush()
+      await this.#close(worker)
+    }
+  }
 
-function chooseQueues(app: Celery, options: WorkerOptions): NativeQueue[] {
-  const { router } = app
-  const named = options.queues?.length
-    ? options.queues.map((name) => router.queue(name))
-    : router.consumedQueues()
-  const excluded = new Set(options.excludeQueues)
-  const queues = named.filter((queue) => !excluded.has(queue.name))
-  if (queues.length === 0) {
-    throw new CeleriacError(
-      'ERR_CELERIAC_INVALID_ARGUMENT',
-      'the worker has no queue left to consume: see -Q and -X',
+  async #terminate(): Promise<void> {
+    const worker = this.#native
+    if (worker === undefined) return
+    const stopping = callAsync('worker.stop', () => worker.stop())
+    this.cancelActive()
+    await withinDeadline(
+      stopping.then(() => this.#close(worker)),
+      CLOSE_DEADLINE_MS,
     )
   }
-  return queues
+
+  #close(worker: NativeWorker): Promise<void> {
+    this.#closing ??= callAsync('worker.close', () => worker.close())
+    return this.#closing
+  }
+
+  #nativeOptions(): NativeWorkerOptions {
+    const { app } = this
+    const { conf } = app
+    return {
+      hostname: this.hostname,
+      pid: process.pid,
+      queues: [...this.queues],
+      tasks: [...app.tasks.values()].map((task) => ({
+        name: task.name,
+        acksLate: task.acksLate,
+        ignoreResult: task.ignoreResult,
+        storeErrorsEvenIfIgnored: task.storeErrorsEvenIfIgnored,
+        trackStarted: task.trackStarted,
+      })),
+      concurrency: this.concurrency,
+      prefetch: this.prefetch,
+      etaTaskLimit: conf.workerEtaTaskLimit,
+      leaseMs: 1000 * conf.workerLease,
+      acceptContent: conf.acceptContent.map(mimeType),
+      resultExpiresMs: conf.resultExpires === null ? null : 1000 * conf.resultExpires,
+      resultExtended: conf.resultExtended,
+      controlExchange: conf.workerEnableRemoteControl ? conf.controlExchange : null,
+      connectionRetry: conf.brokerConnectionRetry,
+      connectionRetryOnStartup: conf.brokerConnectionRetryOnStartup ?? conf.brokerConnectionRetry,
+      connectionMaxRetries: conf.brokerConnectionMaxRetries,
+    }
+  }
 }
 
-/** Above this kombu takes a count for no limit, and so do we. */
-const MOST_PREFETCHED = 65_535
-
-function prefetchCount(concurrency: number, multiplier: number): number {
-  const count = concurrency * multiplier
-  return count > MOST_PREFETCHED ? 0 : count
+function openNativeWorker(app: Celery, options: NativeWorkerOptions): NativeWorker {
+  const { backend, broker } = app
+  return call('worker.open', () => native().NativeWorker.open(broker.native, nativeResults(backend), options))
 }
 
-function nativeTask(task: {
-  name: string
-  acksLate: boolean
-  ignoreResult: boolean
-  storeErrorsEvenIfIgnored: boolean
-  trackStarted: boolean
-}): NativeTask {
-  const { name, acksLate, ignoreResult, storeErrorsEvenIfIgnored, trackStarted } = task
-  return { name, acksLate, ignoreResult, storeErrorsEvenIfIgnored, trackStarted }
+function nativeResults(backend: Celery['backend']): NativeResults | null {
+  if (backend.enabled && backend.native === null) {
+    throw new CeleriacError('ERR_CELERIAC_NOT_SUPPORTED', 'a worker cannot store in this result backend yet')
+  }
+  return backend.native
+}
+
+function poolOf({ conf }: Celery, options: WorkerOptions): PoolDefinition {
+  if (options.pool !== undefined) return poolNamed(options.pool)
+  // Celery's own default is prefork, which nobody asked for who did not set it.
+  return conf.isSet('workerPool') ? poolNamed(conf.workerPool) : asyncPool
+}
+
+function concurrencyOf({ conf }: Celery, options: WorkerOptions, pool: PoolDefinition): number {
+  const set = conf.workerConcurrency
+  const wanted = options.concurrency ?? (typeof set === 'number' && set > 0 ? set : pool.defaultConcurrency)
+  if (!Number.isInteger(wanted) || wanted < 1) {
+    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `concurrency must be a whole number from 1, not ${wanted}`)
+  }
+  return pool.maxConcurrency === null ? wanted : Math.min(wanted, pool.maxConcurrency)
+}
+
+function queuesOf({ router }: Celery, options: WorkerOptions): NativeQueue[] {
+  const { queues, excludeQueues = [] } = options
+  const chosen =
+    queues === undefined || queues.length === 0 ? router.consumedQueues() : queues.map((name) => router.queue(name))
+  const kept = chosen.filter(({ name }) => !excludeQueues.includes(name))
+  const unique = [...new Map(kept.map((queue) => [queue.name, queue])).values()]
+  if (unique.length > 0) return unique
+  throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'a worker needs a queue: all of them are excluded')
+}
+
+const MIME_TYPES: Readonly<Record<string, string>> = {
+  json: 'application/json',
+  pickle: 'application/x-python-serialize',
+  yaml: 'application/x-yaml',
+  msgpack: 'application/x-msgpack',
+  auth: 'application/data',
+}
+
+/** The MIME type of a serializer's name, as kombu has it; other names are MIME types already. */
+function mimeType(name: string): string {
+  return Object.hasOwn(MIME_TYPES, name) ? (MIME_TYPES[name] as string) : name
+}
+
+/** Waits for `work`, no longer than that. */
+async function withinDeadline(work: Promise<unknown>, milliseconds: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const deadline = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, milliseconds)
+  })
+  try {
+    await Promise.race([work, deadline])
+  } finally {
+    clearTimeout(timer)
+  }
 }

@@ -5,7 +5,7 @@ import type {
   NativeResults,
   NativeResultsOptions,
   NativeRoute,
-} from '#native'
+} from '../../../lib/native.ts'
 
 /** A task message that reached {@link FakeBroker}. */
 export interface SentTask {

@@ -1,55 +1,54 @@
-import { TaskRevokedError } from '../../errors.ts'
 import type { Delivery } from '../../request.ts'
-import { runTask, type RunningTask } from '../run-task.ts'
-import type { Pool, PoolOptions } from './pool.ts'
+import type { TaskRunner } from '../run-task.ts'
+import type { Pool, PoolDefinition } from './pool.ts'
 
-/** How many bodies run at once unless `-c` says otherwise: they mostly wait. */
-const DEFAULT_CONCURRENCY = 100
-
-/** Runs bodies on the event loop of this thread, many at once. */
+/** Bodies on this thread's event loop, as many at once as the core gives out. */
 export class AsyncPool implements Pool {
-  readonly concurrency: number
-  readonly #options: PoolOptions
-  readonly #running = new Map<string, RunningTask>()
+  protected readonly runner: TaskRunner
+  #active = 0
+  #idle: Array<() => void> = []
 
-  constructor(options: PoolOptions, concurrency: number) {
-    this.#options = options
-    this.concurrency = concurrency
+  constructor(runner: TaskRunner) {
+    this.runner = runner
   }
 
-  async run(delivery: Delivery): Promise<void> {
-    const id = delivery[2]
-    let mine: RunningTask | undefined
-    await runTask(this.#options.environment, delivery, (running) => {
-      mine = running
-      this.#running.set(id, running)
-    })
-    // The same id may run twice at once, when a message was delivered again.
-    if (this.#running.get(id) === mine) this.#running.delete(id)
+  get active(): number {
+    return this.#active
   }
 
-  terminate(taskIds: readonly string[]): void {
-    for (const taskId of taskIds) {
-      const running = this.#running.get(taskId)
-      if (running === undefined) continue
-      running.terminated = true
-      running.context.abort(
-        new TaskRevokedError({
-          type: 'TaskRevokedError',
-          module: 'celery.exceptions',
-          args: ['terminated'],
-          traceback: null,
-          taskId,
-        }),
-      )
-    }
+  begin(delivery: Delivery): void {
+    this.#active += 1
+    void this.start(delivery).then(this.#ended)
   }
 
-  abort(reason: unknown): void {
-    for (const running of this.#running.values()) running.context.abort(reason)
+  terminate(ids: readonly string[]): void {
+    this.runner.terminate(ids)
+  }
+
+  cancelAll(reason: unknown): void {
+    this.runner.cancelAll(reason)
+  }
+
+  idle(): Promise<void> {
+    return this.#active === 0 ? Promise.resolve() : new Promise((resolve) => this.#idle.push(resolve))
+  }
+
+  protected start(delivery: Delivery): Promise<void> {
+    return this.runner.run(delivery)
+  }
+
+  readonly #ended = (): void => {
+    this.#active -= 1
+    if (this.#active > 0) return
+    for (const resolve of this.#idle.splice(0)) resolve()
   }
 }
 
-export function openAsyncPool(options: PoolOptions): Pool {
-  return new AsyncPool(options, options.concurrency ?? DEFAULT_CONCURRENCY)
+export const asyncPool: PoolDefinition = {
+  name: 'async',
+  aliases: ['gevent', 'eventlet'],
+  defaultConcurrency: 100,
+  maxConcurrency: null,
+  canKill: false,
+  create: (runner) => new AsyncPool(runner),
 }

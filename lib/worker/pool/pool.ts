@@ -1,49 +1,31 @@
-import { CeleriacError } from '../../errors.ts'
 import type { Delivery } from '../../request.ts'
-import type { RunEnvironment } from '../run-task.ts'
-import { openAsyncPool } from './async.ts'
-import { openSoloPool } from './solo.ts'
+import type { TaskRunner } from '../run-task.ts'
 
-/** Runs the bodies of tasks. */
+/** Where the bodies of tasks run. The core gives out no more deliveries than there are free places. */
 export interface Pool {
-  /** How many run at once. */
-  readonly concurrency: number
-  /** Runs a delivery to its settlement. Never rejects. */
-  run(delivery: Delivery): Promise<void>
-  /** A revoke came for these ids: fires the signals of those that run here. */
-  terminate(taskIds: readonly string[]): void
-  /** Fires the signals of all that run: the worker ends without waiting for them. */
-  abort(reason: unknown): void
+  /** Begins a delivery, or puts it in line. Never throws; its end goes to the worker's settler. */
+  begin(delivery: Delivery): void
+  /** Ends the tasks of these ids, as far as the pool can. */
+  terminate(ids: readonly string[]): void
+  /** Gives up what runs: cold shutdown. */
+  cancelAll(reason: unknown): void
+  /** How many tasks were begun and have not come to their end. */
+  readonly active: number
+  /** Resolves when none is active, handlers included. */
+  idle(): Promise<void>
 }
 
-/** What a pool is opened with. */
-export interface PoolOptions {
-  /** `-c`; null is the pool's own default. */
-  readonly concurrency: number | null
-  readonly environment: RunEnvironment
-}
-
-type OpenPool = (options: PoolOptions) => Pool
-
-/** Pools by the name that `-P` takes. A new one adds its line. */
-const pools: Readonly<Record<string, OpenPool>> = {
-  async: openAsyncPool,
-  gevent: openAsyncPool,
-  eventlet: openAsyncPool,
-  solo: openSoloPool,
-}
-
-/** Names that `-P` takes. */
-export const poolNames: readonly string[] = Object.keys(pools)
-
-/** Opens the pool of that name. */
-export function openPool(name: string, options: PoolOptions): Pool {
-  const open = Object.hasOwn(pools, name) ? pools[name] : undefined
-  if (open === undefined) {
-    throw new CeleriacError(
-      'ERR_CELERIAC_INVALID_ARGUMENT',
-      `there is no pool '${name}'; pools are ${poolNames.join(', ')}`,
-    )
-  }
-  return open(options)
+/** A kind of pool: one row of the table in `pools.ts`. */
+export interface PoolDefinition {
+  /** Name for `-P` and `workerPool`. */
+  readonly name: string
+  /** Other names for it. */
+  readonly aliases: readonly string[]
+  /** How many tasks run at once unless `-c` says. */
+  readonly defaultConcurrency: number
+  /** The most that may run at once; null is no limit. */
+  readonly maxConcurrency: number | null
+  /** Whether it can end a body that does not listen: hard time limits, limits of tasks and memory. */
+  readonly canKill: boolean
+  create(runner: TaskRunner): Pool
 }

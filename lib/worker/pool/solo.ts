@@ -1,7 +1,22 @@
+import type { Delivery } from '../../request.ts'
 import { AsyncPool } from './async.ts'
-import type { Pool, PoolOptions } from './pool.ts'
+import type { PoolDefinition } from './pool.ts'
 
-/** Runs bodies on the event loop of this thread, one at a time, whatever `-c` says. */
-export function openSoloPool(options: PoolOptions): Pool {
-  return new AsyncPool(options, 1)
+/** One body at a time, its handlers included. */
+export class SoloPool extends AsyncPool {
+  #last: Promise<void> = Promise.resolve()
+
+  protected override start(delivery: Delivery): Promise<void> {
+    this.#last = this.#last.then(() => this.runner.run(delivery))
+    return this.#last
+  }
+}
+
+export const soloPool: PoolDefinition = {
+  name: 'solo',
+  aliases: [],
+  defaultConcurrency: 1,
+  maxConcurrency: 1,
+  canKill: false,
+  create: (runner) => new SoloPool(runner),
 }

@@ -1,0 +1,106 @@
+import { describe, expect, test } from 'vitest'
+
+import {
+  CeleriacError,
+  Ignore,
+  MaxRetriesExceededError,
+  SoftTimeLimitExceeded,
+  TaskError,
+  TaskRevokedError,
+} from '../../../lib/errors.ts'
+import { errorFromDocument, exceptionDocument } from '../../../lib/results/exception.ts'
+
+class NetworkError extends Error {}
+
+class PythonError extends Error {
+  static module = 'app.errors'
+  override name = 'Python.Error'
+  args = ['a', 2, () => 1]
+}
+
+describe('an exception is stored', () => {
+  test.each<[string, unknown, object]>([
+    ['an Error', new Error('x'), { exc_type: 'Error', exc_message: ['x'], exc_module: 'javascript' }],
+    [
+      'a TypeError',
+      new TypeError('x'),
+      { exc_type: 'TypeError', exc_message: ['x'], exc_module: 'builtins' },
+    ],
+    [
+      'one of a class',
+      new NetworkError('x'),
+      { exc_type: 'NetworkError', exc_message: ['x'], exc_module: 'javascript' },
+    ],
+    [
+      'one with a module',
+      new PythonError(),
+      { exc_type: 'Python.Error', exc_message: ['a', 2, '() => 1'], exc_module: 'app.errors' },
+    ],
+    [
+      'one of ours',
+      new MaxRetriesExceededError('x'),
+      { exc_type: 'MaxRetriesExceededError', exc_message: ['x'], exc_module: 'celery.exceptions' },
+    ],
+    [
+      'a predicate',
+      new Ignore('x'),
+      { exc_type: 'Ignore', exc_message: ['x'], exc_module: 'celery.exceptions' },
+    ],
+    [
+      'a soft time limit',
+      new SoftTimeLimitExceeded(),
+      {
+        exc_type: 'SoftTimeLimitExceeded',
+        exc_message: ['SoftTimeLimitExceeded()'],
+        exc_module: 'billiard.exceptions',
+      },
+    ],
+    ['a text', 'x', { exc_type: 'Error', exc_message: ['x'], exc_module: 'javascript' }],
+    ['undefined', undefined, { exc_type: 'Error', exc_message: [undefined], exc_module: 'javascript' }],
+  ])('%s', (_, error, document) => {
+    expect(exceptionDocument(error)).toEqual(document)
+  })
+
+  test('a remote one as what it was', () => {
+    const document = { exc_type: 'ValueError', exc_message: ['x'], exc_module: 'builtins' }
+    expect(exceptionDocument(errorFromDocument(document, 'id', null))).toEqual(document)
+  })
+})
+
+describe('a stored exception is read', () => {
+  test('as data, whatever it names', () => {
+    const error = errorFromDocument(
+      { exc_type: 'system', exc_message: ['rm', { a: 1 }], exc_module: 'os' },
+      'id',
+      'tb',
+    )
+    expect(error).toBeInstanceOf(TaskError)
+    expect(error).toBeInstanceOf(CeleriacError)
+    expect(error).toMatchObject({
+      type: 'system',
+      module: 'os',
+      args: ['rm', { a: 1 }],
+      traceback: 'tb',
+      message: 'system: rm, {"a":1}',
+    })
+  })
+
+  test.each<[string, unknown, object]>([
+    ['without a module', { exc_type: 'E', exc_message: ['x'] }, { type: 'E', module: null, args: ['x'] }],
+    ['with a text as message', { exc_type: 'E', exc_message: 'x' }, { type: 'E', args: ['x'] }],
+    ['without a message', { exc_type: 'E' }, { args: [], message: 'E' }],
+    ['that is no object', 'x', { type: 'Exception', args: ['x'] }],
+    ['that is null', null, { type: 'Exception', args: [] }],
+  ])('%s', (_, document, fields) => {
+    expect(errorFromDocument(document, 'id', null)).toMatchObject(fields)
+  })
+
+  test('of a revoked task as TaskRevokedError', () => {
+    const document = {
+      exc_type: 'TaskRevokedError',
+      exc_message: ['revoked'],
+      exc_module: 'celery.exceptions',
+    }
+    expect(errorFromDocument(document, 'id', null)).toBeInstanceOf(TaskRevokedError)
+  })
+})

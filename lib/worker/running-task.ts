@@ -1,0 +1,61 @@
+/** The time that timers of Node take at most, in milliseconds. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1
+
+/** A task whose body has begun. */
+export class RunningTask {
+  readonly tag: number
+  readonly id: string
+  readonly name: string
+  /** Whether its message is still the broker's to give out again. */
+  readonly acksLate: boolean
+  /** `performance.now()` when it was begun. */
+  readonly startedAt: number
+  /** Whether its outcome was handed over: whatever its body does then changes nothing. */
+  settled = false
+  /** Whether a revoke has ended it. */
+  terminated = false
+  #controller: AbortController | undefined
+  #reason: unknown
+  #aborted = false
+  #softTimer: NodeJS.Timeout | undefined
+
+  constructor(tag: number, id: string, name: string, acksLate: boolean) {
+    this.tag = tag
+    this.id = id
+    this.name = name
+    this.acksLate = acksLate
+    this.startedAt = performance.now()
+  }
+
+  /** The signal that its body gets. Made when it is first asked for, which most bodies never do. */
+  readonly signal = (): AbortSignal => {
+    if (this.#controller === undefined) {
+      this.#controller = new AbortController()
+      if (this.#aborted) this.#controller.abort(this.#reason)
+    }
+    return this.#controller.signal
+  }
+
+  /** Why the signal has fired; undefined when it has not. */
+  get abortReason(): unknown {
+    return this.#reason
+  }
+
+  /** Fires the signal, once. */
+  abort(reason: unknown): void {
+    if (this.#aborted) return
+    this.#aborted = true
+    this.#reason = reason
+    this.#controller?.abort(reason)
+  }
+
+  /** Calls `exceeded` after that many seconds, unless it has ended before. */
+  startSoftTimer(seconds: number, exceeded: () => void): void {
+    this.#softTimer = setTimeout(exceeded, Math.min(seconds * 1000, LONGEST_TIMER_MS))
+  }
+
+  /** No limit holds any more. */
+  stopTimer(): void {
+    clearTimeout(this.#softTimer)
+  }
+}

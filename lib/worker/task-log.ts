@@ -1,0 +1,79 @@
+import { getLogger } from '../log/logger.ts'
+import { native } from '../native.ts'
+import type { Request } from '../request.ts'
+import { exceptionRepr } from './exception-repr.ts'
+
+/** The loggers that Celery writes these lines with. */
+const trace = getLogger('celery.app.trace')
+const requests = getLogger('celery.worker.request')
+
+/** Python's `repr` of JSON text, cut to a length. */
+export type Repr = (json: string, maxLength: number) => string
+
+/** {@link Repr} by the core. */
+export const nativeRepr: Repr = (json, maxLength) => native().pythonRepr(json, false, maxLength)
+
+/** Writes the lines about a task's end, in the words that tools for Celery's logs look for. */
+export class TaskLog {
+  readonly #repr: Repr
+
+  constructor(repr: Repr = nativeRepr) {
+    this.#repr = repr
+  }
+
+  succeeded(request: Request, milliseconds: number, result: string, maxLength: number): void {
+    if (!trace.isEnabledFor('INFO')) return
+    const seconds = Math.round(milliseconds * 1000) / 1e6
+    trace.info(`${subject(request)} succeeded in ${seconds}s: ${this.#repr(result, maxLength)}`, of(request))
+  }
+
+  /** An expected error (`throws`) is one line; any other comes with its stack. */
+  failed(request: Request, error: unknown, expected: boolean): void {
+    if (expected) trace.info(`${subject(request)} raised expected: ${exceptionRepr(error)}`, of(request))
+    else trace.exception(`${subject(request)} raised unexpected: ${exceptionRepr(error)}`, error, of(request))
+  }
+
+  retried(request: Request, reason: string): void {
+    trace.info(`${subject(request)} retry: ${reason}`, of(request))
+  }
+
+  ignored(request: Request): void {
+    trace.info(`${subject(request)} ignored`, of(request))
+  }
+
+  rejected(request: Request, error: Error): void {
+    trace.warning(`${subject(request)} ${error.message}`, { ...of(request), error })
+  }
+
+  revoked(request: Request): void {
+    requests.info(`${subject(request)} was terminated by a revoke`, of(request))
+  }
+
+  softTimeLimit(request: Request, seconds: number): void {
+    requests.warning(`Soft time limit (${seconds}s) exceeded for ${request.task}[${request.id}]`, of(request))
+  }
+
+  handlerRaised(request: Request, handler: string, error: unknown): void {
+    trace.exception(`${subject(request)} ${handler} handler raised: ${exceptionRepr(error)}`, error, of(request))
+  }
+
+  errbackRaised(request: Request, errback: string, error: unknown): void {
+    trace.exception(`Errback '${errback}' raised an exception`, error, of(request))
+  }
+
+  internalError(id: string, name: string, error: unknown): void {
+    trace.log('CRITICAL', `Task ${name}[${id}] INTERNAL ERROR: ${exceptionRepr(error)}`, {
+      taskId: id,
+      taskName: name,
+      error,
+    })
+  }
+}
+
+function subject(request: Request): string {
+  return `Task ${request.shadow || request.task}[${request.id}]`
+}
+
+function of(request: Request): { taskId: string; taskName: string } {
+  return { taskId: request.id, taskName: request.task }
+}
