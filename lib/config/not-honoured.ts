@@ -19,6 +19,9 @@ const UNREAD = 'Celery itself declares it and never reads it'
  * them gives a warning. What is built takes its settings off this list.
  */
 export const notHonoured: { readonly [K in SettingName]?: string } = {
+  maxDeliveries: 'redeliveries are not counted yet',
+  taskAnnotations: 'annotations are not built yet',
+
   beatEnableRemoteControl: BEAT,
   beatRemoteControlMaxTickAge: BEAT,
   beatMaxLoopInterval: BEAT,
