@@ -90,7 +90,7 @@ describe('messages', () => {
   })
 
   test('of remote control are taken', async () => {
-    await app.AsyncResult(id).revoke()
+    await expect(app.AsyncResult(id).revoke()).resolves.toBeUndefined()
   })
 })
 
@@ -109,16 +109,11 @@ describe('results', () => {
   })
 
   test('a failure arrives as data', async () => {
-    await store(
-      'id',
-      'FAILURE',
-      Object.assign(new TypeError('bad'), { args: ['bad', new Decimal('1.10')] }),
-      {
-        traceback: 'Traceback …',
-      },
-    )
+    await store(id, 'FAILURE', Object.assign(new TypeError('bad'), { args: ['bad', new Decimal('1.10')] }), {
+      traceback: 'Traceback …',
+    })
     const error: unknown = await app
-      .AsyncResult('id')
+      .AsyncResult(id)
       .get({ timeout: 10 })
       .catch((thrown: unknown) => thrown)
     expect(error).toBeInstanceOf(TaskError)
