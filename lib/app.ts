@@ -36,6 +36,9 @@ export type CeleryOptions = SettingsInput & {
   include?: readonly string[] | undefined
 }
 
+/** Tells an app from any other object, also one of another copy of celeriac in the process. */
+export const APP_BRAND: unique symbol = Symbol.for('celeriac.app') as typeof APP_BRAND
+
 /** An app: settings, tasks, and a connection to broker and result backend, opened on first use. */
 export class Celery {
   /** First part of the names of tasks that have none of their own. */
@@ -49,6 +52,7 @@ export class Celery {
   /** The connection to the broker, opened on first use. */
   readonly broker: BrokerConnection
   readonly control = new Control(this)
+  readonly [APP_BRAND] = true
   readonly #preparer: MessagePreparer
   #backend: ResultStore | undefined
   #closing: Promise<void> | undefined
