@@ -33,40 +33,106 @@ function readOptions() {
 
 /** Every process that this one started and that has not ended. */
 const running = new Set()
+const folder = mkdtempSync(join(tmpdir(), 'celeriac-demo-'))
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+  rmSync(folder, { recursive: true, force: true })
+})
 
+/** Starts a program of ours; `ended` gives its exit code. */
 function start(args, env, stdio) {
-  // In a group of its own, so that Ctrl+C comes here and the processes end in their order.
-  const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, ...env }, stdio, detached: true })
+  // In a group of its own, so that Ctrl+C comes here only, and the processes end in their order.
+  const child = spawn(process.execPath, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    stdio,
+    detached: true,
+  })
   running.add(child)
-  child.once('exit', () => running.delete(child))
-  return child
+  const ended = once(child, 'exit').then(([code]) => {
+    running.delete(child)
+    return code
+  })
+  return { child, ended }
 }
 
-/** Asks a process to end, ends it by force when it does not, and gives its exit code. */
-async function end(child) {
-  if (!running.has(child)) return child.exitCode
-  const exit = once(child, 'exit')
+/** Asks a program to end, ends it by force when it does not, and gives its exit code. */
+async function end({ child, ended }) {
   child.kill('SIGTERM')
   const timer = setTimeout(() => child.kill('SIGKILL'), GRACE * 1000)
-  const [code] = await exit
+  const code = await ended
   clearTimeout(timer)
   return code
 }
 
-async function demo({ broker, backend, concurrency }, folder, interruption) {
-  const embedded = join(folder, 'celeriac.db')
+/** Resolves with the exit code for the first signal to end; the second one ends this process at once. */
+function interruption() {
+  return new Promise((resolve) => {
+    for (const [signal, number] of [
+      ['SIGHUP', 1],
+      ['SIGINT', 2],
+      ['SIGTERM', 15],
+    ]) {
+      process.removeAllListeners(signal)
+      process.once(signal, () => {
+        resolve(128 + number)
+        process.on(signal, () => process.exit(128 + number))
+      })
+    }
+  })
+}
+
+/** Runs worker and producer; gives the exit code. */
+async function demo({ broker, backend, concurrency }) {
+  const interrupted = interruption()
+  const file = join(folder, 'celeriac.db')
   const env = {
-    CELERY_BROKER_URL: broker ?? `sqla+sqlite:///${embedded}`,
-    CELERY_RESULT_BACKEND: backend ?? `db+sqlite:///${embedded}`,
+    CELERY_BROKER_URL: broker ?? `sqla+sqlite:///${file}`,
+    CELERY_RESULT_BACKEND: backend ?? `db+sqlite:///${file}`,
   }
+  console.log(
+    [
+      '',
+      '  Every text file of this repository, hashed and counted by tasks',
+      '',
+      `  broker    ${broker === undefined ? 'a SQLite file, no server' : withoutPassword(broker)}`,
+      `  results   ${broker === undefined ? 'the same file' : withoutPassword(backend)}`,
+      `  worker    one process, ${concurrency} tasks at once`,
+      '',
+    ].join('\n'),
+  )
   const log = join(folder, 'worker.log')
   const output = openSync(log, 'a')
-  const worker = start(
-    [CLI, '-A', APP, 'worker', '--concurrency', String(concurrency), '--loglevel', 'warning'],
-    env,
-    ['ignore', output, output],
-  )
-  const producer = start([JITI, 'examples/word-count/main.ts', String(concurrency)], env, 'inherit')
-  const workerEnd = once(worker, 'exit')
-  const producerEnd = once(producer, 'exit')
+  const options = ['--concurrency', String(concurrency), '--loglevel', 'warning']
+  const worker = start([CLI, '-A', APP, 'worker', ...options], env, ['ignore', output, output])
+  const producer = start([JITI, 'examples/word-count/main.ts', String(concurrency)], env, [
+    'ignore',
+    'inherit',
+    'inherit',
+  ])
+  const crashed = worker.ended.then(() => 'crashed')
+  const outcome = await Promise.race([producer.ended, crashed, interrupted])
+  await end(producer)
+  const workerCode = await end(worker)
+  if (outcome === 'crashed' || workerCode !== 0) {
+    console.error(`\n  The worker ended with ${workerCode}:\n\n${readFileSync(log, 'utf8').trimEnd()}\n`)
+    return 1
+  }
+  if (outcome !== 0 && broker !== undefined)
+    await start([CLI, '-A', APP, 'purge', '--force'], env, 'ignore').ended
+  return outcome ?? 1
+}
+
+function withoutPassword(url) {
+  return url.replace(/:[^:@/]*@/, ':**@')
+}
+
+try {
+  const options = readOptions()
+  await installPackages()
+  await build()
+  process.exitCode = await demo(options)
+} catch (error) {
+  console.error(error instanceof Problem ? error.message : error)
+  process.exitCode = 1
 }
