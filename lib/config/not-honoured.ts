@@ -20,7 +20,6 @@ const UNREAD = 'Celery itself declares it and never reads it'
  */
 export const notHonoured: { readonly [K in SettingName]?: string } = {
   maxDeliveries: 'redeliveries are not counted yet',
-  taskAnnotations: 'annotations are not built yet',
 
   beatEnableRemoteControl: BEAT,
   beatRemoteControlMaxTickAge: BEAT,
