@@ -11,6 +11,7 @@ import type { SettingsInput } from './config/settings.ts'
 import { Control } from './control.ts'
 import { currentTask, currentWorkerTask } from './current-task.ts'
 import { CeleriacError, NotRegistered } from './errors.ts'
+import { rethrown } from './native.ts'
 import { MessagePreparer, type PreparedMessage } from './prepare.ts'
 import type { SignatureDict } from './request.ts'
 import { AsyncResult, type EagerResult } from './result.ts'
@@ -144,6 +145,12 @@ export class Celery {
     options: ApplyAsyncOptions = {},
   ): Promise<AsyncResult<T>> {
     const { kwargs, ...rest } = options
+    if (this.conf.taskAlwaysEager) {
+      process.emitWarning('taskAlwaysEager has no effect on sendTask', {
+        type: 'CeleriacWarning',
+        code: 'CELERIAC_ALWAYS_EAGER_IGNORED',
+      })
+    }
     return this.#send<T>(name, args, kwargs ?? {}, readOptions(rest), this.tasks.get(name), true)
   }
 
@@ -180,11 +187,35 @@ export class Celery {
     args: readonly unknown[],
     options?: ApplyAsyncOptions,
   ): Promise<AsyncResult<T>> {
-    if (options === undefined && !this.conf.taskAlwaysEager && currentWorkerTask() === undefined) {
-      const route = this.#preparer.plainRoute(task)
-      if (route !== undefined) return this.#sendPlain<T>(task, args, route)
+    if (options !== undefined || currentWorkerTask() !== undefined || this.conf.taskAlwaysEager) {
+      return this.#sendWithOptions<T>(task, args, options ?? {})
     }
-    const { kwargs = {}, ...rest } = options ?? {}
+    const route = this.#preparer.plainRoute(task)
+    if (route === undefined) return this.#sendWithOptions<T>(task, args, {})
+    // The hot path: arguments only, and a route that is known.
+    if (task.parameters !== null) checkCall(task, args, {})
+    const { ignoreResult } = task
+    const taskId = randomUUID()
+    const message = {
+      route,
+      taskId,
+      args: encodeJson(args, 'args'),
+      kwargs: '{}',
+      options: null,
+      ignoreResult,
+    }
+    try {
+      return await this.broker.publish(message, new AsyncResult<T>(this, taskId, null, ignoreResult))
+    } catch (error) {
+      throw rethrown(error)
+    }
+  }
+
+  async #sendWithOptions<T>(
+    task: AnyTask,
+    args: readonly unknown[],
+    { kwargs = {}, ...rest }: ApplyAsyncOptions,
+  ): Promise<AsyncResult<T>> {
     checkCall(task, args, kwargs)
     const wire = readOptions(rest)
     if (this.conf.taskAlwaysEager) return this.#sendEagerly<T>(task, args, kwargs, wire)
@@ -274,22 +305,6 @@ export class Celery {
     if (failed !== undefined) throw failed.reason
   }
 
-  /** The hot path: arguments only, and a route that is known. */
-  #sendPlain<T>(task: AnyTask, args: readonly unknown[], route: number): Promise<AsyncResult<T>> {
-    if (task.parameters !== null) checkCall(task, args, {})
-    const { ignoreResult } = task
-    const taskId = randomUUID()
-    const message = {
-      route,
-      taskId,
-      args: encodeJson(args, 'args'),
-      kwargs: '{}',
-      options: null,
-      ignoreResult,
-    }
-    return this.broker.publish(message, new AsyncResult<T>(this, taskId, null, ignoreResult))
-  }
-
   async #send<T>(
     name: string,
     args: readonly unknown[],
@@ -301,7 +316,11 @@ export class Celery {
     const taskId = typeof options['task_id'] === 'string' ? options['task_id'] : randomUUID()
     const message = this.#preparer.prepare({ name, args, kwargs, options, task, strict }, taskId)
     const result = new AsyncResult<T>(this, taskId, null, message.ignoreResult ?? false)
-    await this.broker.publish(message, result)
+    try {
+      await this.broker.publish(message, result)
+    } catch (error) {
+      throw rethrown(error)
+    }
     const context = currentWorkerTask()
     if (context !== undefined && options['add_to_parent'] !== false && (context.task.options.trail ?? true)) {
       context.request.children.push(result)

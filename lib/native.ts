@@ -121,6 +121,16 @@ export async function callAsync<T>(name: string, work: () => Promise<T>): Promis
   }
 }
 
+/** An error from a report, as one whose stack names those who await the caller of this. */
+export function rethrown(error: unknown): unknown {
+  if (!(error instanceof CeleriacError)) return error
+  return new CeleriacError(
+    error.code,
+    error.message,
+    error.cause === undefined ? undefined : { cause: error.cause },
+  )
+}
+
 function fromNative(cause: unknown): unknown {
   if (cause instanceof CeleriacError || !(cause instanceof Error)) return cause
   const { code } = cause as { code?: unknown }

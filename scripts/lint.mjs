@@ -17,10 +17,24 @@ const CHECKS = [
   ],
   [
     'clippy finds nothing',
-    ...['cargo', 'clippy', '--workspace', '--exclude', 'celeriac-node', '--all-targets', '--quiet', '--', '-D', 'warnings'],
+    ...[
+      'cargo',
+      'clippy',
+      '--workspace',
+      '--exclude',
+      'celeriac-node',
+      '--all-targets',
+      '--quiet',
+      '--',
+      '-D',
+      'warnings',
+    ],
   ],
   // Its exports are macros that a test build leaves out.
-  ['clippy finds nothing in the binding', ...['cargo', 'clippy', '-p', 'celeriac-node', '--quiet', '--', '-D', 'warnings']],
+  [
+    'clippy finds nothing in the binding',
+    ...['cargo', 'clippy', '-p', 'celeriac-node', '--quiet', '--', '-D', 'warnings'],
+  ],
 ]
 
 /** Runs every check; the result of each, as in test-results/lint.json. */

@@ -6,7 +6,7 @@
 // test-results/ holds what each suite found, test by test.
 
 import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
-import { join, relative } from 'node:path'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import {
   Problem,
@@ -25,7 +25,8 @@ import { parseCargoTests } from './support/cargo-tests.mjs'
 const results = join(root, 'test-results')
 const { values } = parseArgs({ options: { only: { type: 'string' } } })
 const only = values.only?.split(',')
-const SUITES = ['lint', 'rust', 'unit', 'package', 'conformance', 'interop', 'parity']
+const VITEST_PROJECTS = ['unit', 'package', 'conformance', 'interop']
+const SUITES = ['lint', 'rust', ...VITEST_PROJECTS, 'parity']
 const unknown = only?.filter((name) => !SUITES.includes(name)) ?? []
 if (unknown.length > 0) {
   console.error(`there is no suite ${unknown.join(', ')}; there are ${SUITES.join(', ')}`)
@@ -59,7 +60,7 @@ async function rust() {
   return countTests(tests, code)
 }
 
-/** Runs one project of vitest.config.ts; its tests, as they stand in test-results/vitest.json. */
+/** Runs one project of vitest.config.ts. test-results/vitest.json has the last report of each, as vitest writes it. */
 async function vitest(project, env) {
   const file = join(results, `vitest-${project}.json`)
   rmSync(file, { force: true })
@@ -67,23 +68,19 @@ async function vitest(project, env) {
   const command = join(root, 'node_modules', '.bin', 'vitest')
   const { code } = await run(command, [...args, `--outputFile.json=${file}`], { env, timeout: 2400 })
   if (!existsSync(file)) return { passed: 0, failed: 1, skipped: 0 }
-  const tests = JSON.parse(readFileSync(file, 'utf8')).testResults.flatMap(testsOfFile)
-  const all = join(results, 'vitest.json')
-  const others = existsSync(all) ? JSON.parse(readFileSync(all, 'utf8')) : []
-  const kept = others.filter((test) => test.suite !== project)
-  const ours = tests.map((test) => ({ suite: project, ...test }))
-  writeWhole(all, JSON.stringify([...kept, ...ours], undefined, 1))
-  return countTests(tests, code)
+  const files = JSON.parse(readFileSync(file, 'utf8')).testResults
+  const reports = VITEST_PROJECTS.map((name) => join(results, `vitest-${name}.json`)).filter((path) =>
+    existsSync(path),
+  )
+  const testResults = reports.flatMap((path) => JSON.parse(readFileSync(path, 'utf8')).testResults)
+  writeWhole(join(results, 'vitest.json'), JSON.stringify({ testResults }, undefined, 1))
+  return countTests(files.flatMap(testsOfFile), code)
 }
 
-function testsOfFile({ name, status, assertionResults }) {
-  const file = relative(root, name)
+function testsOfFile({ status, assertionResults }) {
   // A file that cannot be loaded has no tests.
-  if (assertionResults.length === 0)
-    return [{ file, name: 'loads', status: status === 'passed' ? 'passed' : 'failed' }]
+  if (assertionResults.length === 0) return [{ status: status === 'passed' ? 'passed' : 'failed' }]
   return assertionResults.map((test) => ({
-    file,
-    name: test.fullName,
     status: test.status === 'passed' || test.status === 'failed' ? test.status : 'skipped',
   }))
 }
@@ -117,6 +114,7 @@ function printTable() {
 }
 
 async function main() {
+  if (only === undefined) rmSync(results, { recursive: true, force: true })
   mkdirSync(results, { recursive: true })
   await installPackages()
   const redis = await redisServer()
@@ -126,7 +124,7 @@ async function main() {
   if (only === undefined || only.some((name) => !['rust', 'parity'].includes(name))) await build()
   if (wanted('lint')) await timed('lint', async () => countTests(await lint()))
   if (wanted('rust')) await timed('rust', rust)
-  for (const project of ['unit', 'package', 'conformance', 'interop']) {
+  for (const project of VITEST_PROJECTS) {
     if (wanted(project)) await timed(project, () => vitest(project, env))
   }
   if (wanted('parity')) await timed('parity', () => check('npm', ['run', '--silent', 'parity']))

@@ -11,7 +11,6 @@ const CLASSES = 'it names a Python class'
 const DAEMON = 'detaching from the terminal is not built yet'
 const CHORDS = 'chords are not built yet'
 const COMPRESSION = 'compression is not built yet'
-const EAGER = 'eager execution is not built yet'
 const CORE = 'the native core has one connection that it keeps alive itself'
 const UNREAD = 'Celery itself declares it and never reads it'
 
@@ -20,6 +19,8 @@ const UNREAD = 'Celery itself declares it and never reads it'
  * them gives a warning. What is built takes its settings off this list.
  */
 export const notHonoured: { readonly [K in SettingName]?: string } = {
+  maxDeliveries: 'redeliveries are not counted yet',
+
   beatEnableRemoteControl: BEAT,
   beatRemoteControlMaxTickAge: BEAT,
   beatMaxLoopInterval: BEAT,
@@ -73,9 +74,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   securityDigest: SECURITY,
   overrideBackends: 'result backends of your own are not built yet',
 
-  taskAlwaysEager: EAGER,
-  taskEagerPropagates: EAGER,
-  taskStoreEagerResult: EAGER,
   taskCompression: COMPRESSION,
   resultCompression: COMPRESSION,
   taskProtocol: 'messages are sent in version 2 only; both are read',
@@ -83,6 +81,7 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   taskDefaultQueueType: RABBITMQ,
   taskQueueMaxPriority: RABBITMQ,
   taskDefaultRateLimit: 'rate limits are not built yet',
+  resultAcceptContent: 'results are read as JSON only yet',
   taskSerializer: 'messages are sent as JSON only yet',
   taskRemoteTracebacks: 'a Python traceback arrives as text',
   taskRetryOnWorkerLost: 'a lost task is given out again, and counted by maxDeliveries',

@@ -1,5 +1,5 @@
 import { CeleriacError, TimeoutError } from '../errors.ts'
-import { call, callAsync, Calls, openNativeResults } from '../native.ts'
+import { call, callAsync, Calls, rethrown, openNativeResults } from '../native.ts'
 import { encodeJson } from '../serialization/encode.ts'
 import { revive } from '../serialization/revive.ts'
 import { exceptionDocument } from './exception.ts'
@@ -69,14 +69,14 @@ export class NativeResultStore implements ResultStore {
     const stop = (reason: unknown): void => {
       if (this.#calls.cancel(number, reason)) call('results.cancelWait', () => this.native.cancelWait(number))
     }
-    const timer =
-      timeout === undefined
-        ? undefined
-        : setLongTimeout(() => stop(timedOut(taskId, timeout)), timeout * 1000)
+    const timer = timeout === undefined ? undefined : setLongTimeout(() => stop(TIMED_OUT), timeout * 1000)
     const onAbort = (): void => stop(signal?.reason)
     signal?.addEventListener('abort', onAbort, { once: true })
     try {
       return readMeta((await waiting) as string)
+    } catch (error) {
+      // Made here, after the await, so that the stack names who waits.
+      throw error === TIMED_OUT ? timedOut(taskId, timeout ?? 0) : rethrown(error)
     } finally {
       timer?.clear()
       signal?.removeEventListener('abort', onAbort)
@@ -123,6 +123,8 @@ export class NativeResultStore implements ResultStore {
     )
   }
 }
+
+const TIMED_OUT = Symbol('timed out')
 
 /** The result meta of a document from the core. */
 export function readMeta(document: string): ResultMeta {

@@ -232,6 +232,8 @@ export class Worker {
       prefetch: this.prefetch,
       etaTaskLimit: conf.workerEtaTaskLimit,
       leaseMs: 1000 * conf.workerLease,
+      leaseMaxHoldMs: conf.leaseMaxHold === null ? null : 1000 * conf.leaseMaxHold,
+      unknownTaskRequeues: conf.workerUnknownTaskRequeues,
       acceptContent: conf.acceptContent.map(mimeType),
       resultExpiresMs: conf.resultExpires === null ? null : 1000 * conf.resultExpires,
       resultExtended: conf.resultExtended,

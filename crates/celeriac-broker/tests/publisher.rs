@@ -1,0 +1,160 @@
+//! Batched publishing against a real server, also while it is away.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::publisher::{Payload, Pending, Publisher, Report, RetryPolicy};
+use celeriac_broker::{ExchangeType, Publication, Transport, TransportOptions};
+use celeriac_protocol::Message;
+use celeriac_testkit::redis_server::RedisServer;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn policy(retry: bool, max_retries: Option<u32>) -> Arc<RetryPolicy> {
+    Arc::new(RetryPolicy {
+        retry,
+        max_retries,
+        interval_start: Duration::ZERO,
+        interval_step: Duration::from_millis(20),
+        interval_max: Duration::from_millis(20),
+    })
+}
+
+fn pending(call: u32, exchange: &str, policy: &Arc<RetryPolicy>) -> Pending {
+    let message = Message {
+        body: Bytes::from(call.to_string()),
+        content_type: "application/json".to_owned(),
+        content_encoding: "utf-8".to_owned(),
+        headers: "{}".to_owned(),
+        ..Message::default()
+    };
+    let publication = Publication {
+        exchange: exchange.into(),
+        exchange_type: ExchangeType::Direct,
+        routing_key: "celery".into(),
+        message,
+    };
+    Pending {
+        call,
+        payload: Payload::Message(Box::new(publication)),
+        queue: None,
+        policy: Arc::clone(policy),
+    }
+}
+
+fn publisher(
+    server: &RedisServer,
+    seconds: u64,
+) -> (Publisher, Arc<dyn Transport>, UnboundedReceiver<Report>) {
+    let transport = celeriac_broker::open(&server.url(), TransportOptions::default()).unwrap();
+    let (sender, receiver) = unbounded_channel();
+    let publisher = Publisher::start(
+        &tokio::runtime::Handle::current(),
+        Arc::clone(&transport),
+        Arc::new(Declarations::new(Arc::clone(&transport))),
+        Duration::from_secs(seconds),
+        move |report| drop(sender.send(report)),
+    );
+    (publisher, transport, receiver)
+}
+
+/// The outcomes of `count` calls: the number, and the code of its error.
+async fn outcomes(
+    receiver: &mut UnboundedReceiver<Report>,
+    count: usize,
+) -> Vec<(u32, Option<&'static str>)> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let report = timeout(PATIENCE, receiver.recv()).await.expect("a report in time").unwrap();
+        all.extend(report.done.into_iter().map(|call| (call, None)));
+        all.extend(report.failed.into_iter().map(|(call, error)| (call, Some(error.code()))));
+    }
+    all
+}
+
+#[tokio::test]
+async fn every_call_is_reported_once_and_the_queue_keeps_their_order() {
+    let server = RedisServer::start().await;
+    let (publisher, transport, mut receiver) = publisher(&server, 10);
+    let policy = policy(true, None);
+    for call in 0..2000 {
+        publisher.publish(pending(call, "", &policy)).unwrap();
+    }
+    let all = outcomes(&mut receiver, 2000).await;
+    assert!(all.iter().all(|(_, error)| error.is_none()));
+    assert_eq!(all.iter().map(|(call, _)| *call).collect::<Vec<_>>(), (0..2000).collect::<Vec<_>>());
+    assert_eq!(transport.queue_length("celery").await.unwrap(), 2000);
+}
+
+#[tokio::test]
+async fn what_is_published_while_the_broker_is_away_arrives_when_it_is_back() {
+    let mut server = RedisServer::start().await;
+    let (publisher, transport, mut receiver) = publisher(&server, 30);
+    let policy = policy(true, None);
+    publisher.publish(pending(0, "", &policy)).unwrap();
+    outcomes(&mut receiver, 1).await;
+    transport.purge("celery").await.unwrap();
+    server.kill();
+    for call in 1..=100 {
+        publisher.publish(pending(call, "", &policy)).unwrap();
+    }
+    server.start_again().await;
+    let all = outcomes(&mut receiver, 100).await;
+    assert!(all.iter().all(|(_, error)| error.is_none()), "{all:?}");
+    // A write whose answer was lost is written again.
+    assert!(transport.queue_length("celery").await.unwrap() >= 100);
+}
+
+#[tokio::test]
+async fn a_publish_that_nobody_takes_in_time_fails_with_a_code_that_says_so() {
+    let mut server = RedisServer::start().await;
+    let (publisher, _transport, mut receiver) = publisher(&server, 1);
+    server.kill();
+    publisher.publish(pending(7, "", &policy(true, None))).unwrap();
+    assert_eq!(outcomes(&mut receiver, 1).await, vec![(7, Some("ERR_CELERIAC_PUBLISH_TIMEOUT"))]);
+}
+
+#[tokio::test]
+async fn without_retry_the_first_failure_counts() {
+    let mut server = RedisServer::start().await;
+    let (publisher, _transport, mut receiver) = publisher(&server, 30);
+    server.kill();
+    publisher.publish(pending(7, "", &policy(false, None))).unwrap();
+    assert_eq!(outcomes(&mut receiver, 1).await, vec![(7, Some("ERR_CELERIAC_BROKER_UNAVAILABLE"))]);
+    publisher.publish(pending(8, "", &policy(true, Some(2)))).unwrap();
+    assert_eq!(outcomes(&mut receiver, 1).await, vec![(8, Some("ERR_CELERIAC_BROKER_UNAVAILABLE"))]);
+}
+
+#[tokio::test]
+async fn a_message_that_no_queue_would_get_fails_and_holds_up_no_other() {
+    let server = RedisServer::start().await;
+    let (publisher, _transport, mut receiver) = publisher(&server, 30);
+    let policy = policy(true, None);
+    publisher.publish(pending(1, "nowhere", &policy)).unwrap();
+    publisher.publish(pending(2, "", &policy)).unwrap();
+    let mut all = outcomes(&mut receiver, 2).await;
+    all.sort_unstable();
+    assert_eq!(all, vec![(1, Some("ERR_CELERIAC_UNROUTABLE")), (2, None)]);
+}
+
+#[tokio::test]
+async fn closing_settles_what_waits_and_takes_nothing_more() {
+    let server = RedisServer::start().await;
+    let (publisher, transport, mut receiver) = publisher(&server, 10);
+    let policy = policy(true, None);
+    for call in 0..700 {
+        publisher.publish(pending(call, "", &policy)).unwrap();
+    }
+    timeout(PATIENCE, publisher.close()).await.expect("closing ends");
+    assert_eq!(outcomes(&mut receiver, 700).await.len(), 700);
+    assert_eq!(transport.queue_length("celery").await.unwrap(), 700);
+    let refused = publisher.publish(pending(700, "", &policy)).unwrap_err();
+    assert_eq!(refused.code(), "ERR_CELERIAC_CLOSED");
+    timeout(PATIENCE, publisher.close()).await.expect("closing twice is fine");
+}
