@@ -95,8 +95,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   workerTimer: CLASSES,
   workerTimerPrecision: 'the timers of the core need no polling',
   workerCancelLongRunningTasksOnConnectionLoss: 'claims outlive a connection that comes back',
-  workerSoftShutdownTimeout: 'the soft shutdown is not built yet',
-  workerEnableSoftShutdownOnIdle: 'the soft shutdown is not built yet',
   workerDirect: 'queues of single workers are not built yet',
   workerDisableRateLimits: 'rate limits are not built yet',
   workerDeduplicateSuccessfulTasks: 'results are not asked for before a task is run',
