@@ -240,6 +240,9 @@ export interface NativeWorkerOptions {
   /** null is no limit */
   etaTaskLimit: number | null
   leaseMs: number
+  /** null is for ever */
+  leaseMaxHoldMs: number | null
+  unknownTaskRequeues: number
   /** MIME types */
   acceptContent: Array<string>
   /** null is for ever */

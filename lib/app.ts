@@ -145,6 +145,12 @@ export class Celery {
     options: ApplyAsyncOptions = {},
   ): Promise<AsyncResult<T>> {
     const { kwargs, ...rest } = options
+    if (this.conf.taskAlwaysEager) {
+      process.emitWarning('taskAlwaysEager has no effect on sendTask', {
+        type: 'CeleriacWarning',
+        code: 'CELERIAC_ALWAYS_EAGER_IGNORED',
+      })
+    }
     return this.#send<T>(name, args, kwargs ?? {}, readOptions(rest), this.tasks.get(name), true)
   }
 

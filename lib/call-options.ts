@@ -15,7 +15,7 @@ export interface ApplyAsyncOptions {
   kwargs?: Readonly<Record<string, unknown>> | undefined
   /** Seconds from now until the task may run. Not together with `eta`. */
   countdown?: number | null | undefined
-  /** When the task may run: a Date, or ISO 8601 (UTC when it names no offset). */
+  /** When the task may run: a Date, or ISO 8601 text (in `timezone`, so UTC, when it names no offset). */
   eta?: Date | string | null | undefined
   /** Seconds from now, or the time, after which the task is not run any more. */
   expires?: number | Date | string | null | undefined

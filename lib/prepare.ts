@@ -9,7 +9,7 @@ import { currentWorkerTask } from './current-task.ts'
 import { CeleriacError } from './errors.ts'
 import { type Destination, deliveryModeNumber, Router } from './routing.ts'
 import { encodeJson } from './serialization/encode.ts'
-import { DateTime, pythonIsoFormat } from './serialization/types.ts'
+import { defaultTimeZone, isoAfter, parseTime, timeText } from './time.ts'
 import type { AnyTask } from './task.ts'
 import type { NativeRoute } from './native.ts'
 
@@ -179,6 +179,7 @@ export class MessagePreparer {
   /** The fields of `TaskOptions` in the core. */
   #fields(name: string, taskId: string, options: WireOptions, shadow: unknown): Record<string, unknown> {
     const now = Date.now()
+    const timeZone = defaultTimeZone(this.#conf)
     const fields: Record<string, unknown> = {}
     const put = (key: string, value: unknown): void => {
       if (value !== undefined && value !== null) fields[key] = value
@@ -186,11 +187,12 @@ export class MessagePreparer {
     const countdown = optionalSeconds(options, 'countdown')
     if (countdown !== null && (options['eta'] ?? null) !== null)
       throw invalid(`task ${name}: give countdown or eta, not both`)
-    put('eta', countdown ? isoAfter(now, countdown) : timeText(options['eta'], 'eta'))
+    put('eta', countdown ? isoAfter(now, countdown) : timeText(options['eta'], 'eta', timeZone))
     if (options['expires'] !== undefined && options['expires'] !== null) {
-      const expires = expiry(options['expires'], now)
+      const expires = expiry(options['expires'], now, timeZone)
       put('expires', expires.text)
-      put('expiration_ms', expires.milliseconds)
+      put('expiration_ms', Math.max(0, expires.milliseconds))
+      if (expires.milliseconds < 0) warnOfExpiry(name, taskId, -expires.milliseconds)
     }
     put('shadow', text(shadow, 'shadow'))
     put('retries', options['retries'] === 0 ? null : options['retries'])
@@ -375,45 +377,25 @@ function objectOrNull(value: unknown, name: string): Record<string, unknown> | n
   return Object.keys(value).length === 0 ? null : value
 }
 
-/** ISO 8601 as Python writes it, `seconds` after `now` (milliseconds since the epoch). */
-function isoAfter(now: number, seconds: number): string {
-  const date = new Date(now + seconds * 1000)
-  if (Number.isNaN(date.getTime())) throw invalid(`${seconds} seconds from now is beyond the calendar`)
-  return pythonIsoFormat(date)
+function warnOfExpiry(name: string, taskId: string, milliseconds: number): void {
+  process.emitWarning(
+    `task ${name}[${taskId}] expired ${milliseconds / 1000} s before it was sent; it is sent all the same`,
+    {
+      type: 'CeleriacWarning',
+      code: 'CELERIAC_EXPIRED',
+    },
+  )
 }
 
-/** ISO 8601 with an offset; a text without one is UTC. */
-function timeText(value: unknown, name: string): string | null {
-  if (value === undefined || value === null) return null
-  if (value instanceof Date) {
-    if (Number.isNaN(value.getTime())) throw invalid(`${name} is an invalid Date`)
-    const iso = value instanceof DateTime ? value.iso : pythonIsoFormat(value)
-    return hasOffset(iso) ? iso : `${iso}+00:00`
-  }
-  if (typeof value !== 'string' || Number.isNaN(parseTime(value))) {
-    throw invalid(`${name} must be a Date or ISO 8601 text, not ${show(value)}`)
-  }
-  return hasOffset(value) ? value : `${value}+00:00`
-}
-
-function hasOffset(iso: string): boolean {
-  return /(?:Z|[+-]\d\d:?\d\d)$/i.test(iso.slice(10))
-}
-
-function parseTime(iso: string): number {
-  const short = iso.replace(/(\.\d{3})\d+/, '$1')
-  return Date.parse(hasOffset(short) ? short : short.length === 10 ? `${short}T00:00:00Z` : `${short}Z`)
-}
-
-/** The header and the property of an expiry; one that has passed already is 0 milliseconds. */
-function expiry(value: unknown, now: number): { text: string; milliseconds: number } {
+/** The header of an expiry, and how far away it is: less than 0 when it has passed. */
+function expiry(value: unknown, now: number, timeZone: string): { text: string; milliseconds: number } {
   if (typeof value === 'number') {
     if (!Number.isFinite(value) || value < MIN_SECONDS)
       throw invalid(`expires must be seconds or a time, not ${show(value)}`)
-    return { text: isoAfter(now, value), milliseconds: Math.max(0, Math.round(value * 1000)) }
+    return { text: isoAfter(now, value), milliseconds: Math.round(value * 1000) }
   }
-  const iso = timeText(value, 'expires') as string
-  return { text: iso, milliseconds: Math.max(0, Math.round(parseTime(iso) - now)) }
+  const iso = timeText(value, 'expires', timeZone) as string
+  return { text: iso, milliseconds: Math.round(parseTime(iso, timeZone) - now) }
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

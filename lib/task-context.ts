@@ -4,6 +4,7 @@ import type { Request } from './request.ts'
 import type { RetryOptions } from './task-options.ts'
 import type { PreparedMessage } from './prepare.ts'
 import { MaxRetriesExceededError, Retry } from './errors.ts'
+import { encodeJson } from './serialization/encode.ts'
 
 /** What `Retry.sending` holds: the next attempt. */
 export interface RetryMessage {
@@ -78,7 +79,7 @@ export class TaskContext {
     if (limit !== null && retries > limit) {
       if (exc !== undefined && exc !== null) throw exc
       throw new MaxRetriesExceededError(
-        `Can't retry ${this.name}[${request.id}] args:${JSON.stringify(args)} kwargs:${JSON.stringify(kwargs)}`,
+        `Can't retry ${this.name}[${request.id}] args:${encodeJson(args, 'args')} kwargs:${encodeJson(kwargs, 'kwargs')}`,
         args,
         kwargs,
       )

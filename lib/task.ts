@@ -1,3 +1,4 @@
+import { annotatedOptions } from './annotations.ts'
 import type { Celery } from './app.ts'
 import type { ApplyAsyncOptions, WireOptions } from './call-options.ts'
 import { readOptions } from './call-options.ts'
@@ -51,8 +52,8 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
   /** Name in the registry and on the wire. */
   declare readonly name: string
   readonly app!: Celery
-  /** The options that the task was made with. */
-  readonly options!: Readonly<TaskOptions>
+  /** The options that the task was made with, before `taskAnnotations`. */
+  readonly givenOptions!: Readonly<TaskOptions>
   /** The function itself; a bound one takes the context first. */
   readonly body!: TaskBody
   /** Declared parameters; null when keyword arguments come as a last object argument. */
@@ -69,7 +70,7 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
     const bound = options.bind ?? false
     const fields = {
       name,
-      options,
+      givenOptions: options,
       body,
       bound,
       parameters: options.params === undefined ? null : parseParameters(options.params, body, bound, name),
@@ -78,6 +79,14 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
       Object.defineProperty(task, key, { value, configurable: true })
     Object.defineProperty(task, 'app', typeof app === 'function' ? { get: app } : { value: app })
     return task
+  }
+
+  /** The options of the task: those it was made with, and what `taskAnnotations` says of it. */
+  get options(): Readonly<TaskOptions> {
+    const { taskAnnotations } = this.app.conf
+    return taskAnnotations === null
+      ? this.givenOptions
+      : annotatedOptions(taskAnnotations, this, this.givenOptions)
   }
 
   /** How often it may be retried; null is without limit. */

@@ -34,7 +34,9 @@ for (const file of sources(lib)) {
     if (!target.startsWith('.')) continue
     const imported = relative(lib, join(dirname(file), target))
     if (imported.startsWith('..')) {
-      if (!imported.endsWith('package.json'))
+      // The command line hands its own copy of the public API to the apps that it loads.
+      const isPublic = imported === '../index.ts' && relative(lib, file).startsWith('cli')
+      if (!imported.endsWith('package.json') && !isPublic)
         problems.add(`${path} imports ${target}, which is outside of lib/`)
       continue
     }

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { Celery } from '../../lib/app.ts'
@@ -190,6 +192,12 @@ describe('options of a call', () => {
     expect(Date.parse(eta)).toBeLessThanOrEqual(Date.now() + 10_000)
   })
 
+  test('an expiry in the past is sent as 0, with a warning', async () => {
+    const warning = once(process, 'warning')
+    expect((await send({ expires: -5 })).sent.options).toMatchObject({ expiration_ms: 0 })
+    expect((await warning)[0]).toMatchObject({ code: 'CELERIAC_EXPIRED' })
+  })
+
   test('a countdown of 0 is none', async () => {
     expect((await send({ countdown: 0 })).sent.options).toBeNull()
   })
@@ -200,6 +208,17 @@ describe('options of a call', () => {
     ['2030-01-01T00:00:00', '2030-01-01T00:00:00+00:00'],
     [new DateTime('2030-01-01T00:00:00.000001+02:00'), '2030-01-01T00:00:00.000001+02:00'],
   ])('eta %s', async (eta, text) => {
+    expect((await send({ eta })).sent.options).toEqual({ eta: text })
+  })
+
+  test.each([
+    ['Europe/Berlin', '2030-07-01T12:00:00', '2030-07-01T12:00:00+02:00'],
+    ['Europe/Berlin', '2030-01-01', '2030-01-01T00:00:00+01:00'],
+    ['America/New_York', '2030-01-01T12:00:00.000001', '2030-01-01T12:00:00.000001-05:00'],
+    ['Asia/Kolkata', '2030-01-01 12:00:00', '2030-01-01T12:00:00+05:30'],
+    ['Asia/Kolkata', '2030-01-01T12:00:00Z', '2030-01-01T12:00:00Z'],
+  ])('in %s the eta %s is %s', async (timezone, eta, text) => {
+    app.conf.timezone = timezone
     expect((await send({ eta })).sent.options).toEqual({ eta: text })
   })
 
@@ -321,6 +340,23 @@ describe('options of a call', () => {
       'limited',
     )
     expect(cleared.sent.options).toEqual({ time_limit: [null, null], priority: 5 })
+  })
+
+  test('taskAnnotations change those of the task, for its name and then for all', async () => {
+    const task = app.task({ name: 'annotated', queue: 'own', priority: 1 }, () => 1)
+    await task.delay()
+    app.conf.taskAnnotations = [
+      { annotated: { queue: 'q', priority: 2 } },
+      { '*': { priority: 3, max_retries: 9 } },
+    ]
+    await task.delay()
+    expect(FakeBroker.last.sent.map(({ route }) => [route.routingKey, route.priority])).toEqual([
+      ['own', 1],
+      ['q', 3],
+    ])
+    expect(task.maxRetries).toBe(9)
+    app.conf.taskAnnotations = { annotated: { maxRetry: 1 } }
+    await expect(task.delay()).rejects.toThrow(invalid("'maxRetry'"))
   })
 
   test('what varies from call to call needs no route of its own', async () => {

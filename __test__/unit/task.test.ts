@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { Celery } from '../../lib/app.ts'
@@ -191,6 +193,10 @@ describe('retry', () => {
       code: 'ERR_CELERIAC_MAX_RETRIES_EXCEEDED',
       message: "Can't retry t[id] args:[{}] kwargs:{}",
       taskArgs: [{}],
+    })
+    const unprintable = await run(task, [{ maxRetries: 0 }, 2n ** 64n, NaN])
+    expect(unprintable).toMatchObject({
+      message: `Can't retry t[id] args:[{"maxRetries": 0}, 18446744073709551616, NaN] kwargs:{}`,
     })
     const exc = new Temporary('busy')
     expect(await run(task, [{ exc }], {}, { retries: 3 })).toBe(exc)
@@ -403,7 +409,9 @@ describe('taskAlwaysEager', () => {
 
   test('sendTask sends all the same', async () => {
     app.conf.taskAlwaysEager = true
+    const warning = once(process, 'warning')
     await app.sendTask('elsewhere')
     expect(FakeBroker.last.sent).toHaveLength(1)
+    expect((await warning)[0]).toMatchObject({ code: 'CELERIAC_ALWAYS_EAGER_IGNORED' })
   })
 })

@@ -10,5 +10,9 @@ export interface CliCommand {
   /** Declares arguments and options. */
   configure(command: Command): void
   /** Does it; gives the exit code. */
-  run(context: CliContext, options: Readonly<Record<string, unknown>>, args: readonly unknown[]): Promise<number>
+  run(
+    context: CliContext,
+    options: Readonly<Record<string, unknown>>,
+    args: readonly unknown[],
+  ): Promise<number>
 }

@@ -22,7 +22,9 @@ export class CliContext {
 
   constructor(options: GlobalOptions) {
     this.options = options
-    this.colors = pc.createColors(options.color ?? (process.stdout.isTTY === true && !process.env['NO_COLOR']))
+    this.colors = pc.createColors(
+      options.color ?? (process.stdout.isTTY === true && !process.env['NO_COLOR']),
+    )
   }
 
   /** Writes a line to standard output. */
@@ -48,7 +50,8 @@ export class CliContext {
   /** Imports the modules that `imports`, `include` and a command line name: those that register tasks. */
   async importTaskModules(more: readonly string[] = []): Promise<void> {
     const { conf } = await this.app()
-    for (const name of new Set([...conf.imports, ...conf.include, ...more])) await importModule(name, process.cwd())
+    for (const name of new Set([...conf.imports, ...conf.include, ...more]))
+      await importModule(name, process.cwd())
   }
 
   /** Closes the app, if one was made. */

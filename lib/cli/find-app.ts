@@ -38,7 +38,9 @@ function onlyApp(exports: Exports, module: string): Celery {
   const [first] = apps.keys()
   if (first !== undefined && apps.size === 1) return first
   if (first !== undefined) {
-    throw notFound(`${module} has several apps: say which, ${[...apps.values()].map((name) => `${module}:${name}`).join(' or ')}`)
+    throw notFound(
+      `${module} has several apps: say which, ${[...apps.values()].map((name) => `${module}:${name}`).join(' or ')}`,
+    )
   }
   throw notFound(
     `${module} exports no app: export a Celery as 'app', or say -A ${module}:NAME; it exports ${names(exports)}`,

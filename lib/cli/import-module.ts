@@ -30,13 +30,18 @@ export async function importModule(name: string, folder: string): Promise<Export
   const { path, tried } = resolveModule(name, folder)
   if (path === null) {
     const places = tried.map((place) => (place.startsWith('/') ? relative(folder, place) || place : place))
-    throw new CeleriacError('ERR_CELERIAC_MODULE_NOT_FOUND', `there is no module '${name}': looked for ${places.join(', ')}`)
+    throw new CeleriacError(
+      'ERR_CELERIAC_MODULE_NOT_FOUND',
+      `there is no module '${name}': looked for ${places.join(', ')}`,
+    )
   }
   try {
     if (/\.[cm]?tsx?$/.test(path)) return await (await typescriptLoader()).import<Exports>(path)
     return (await import(pathToFileURL(path).href)) as Exports
   } catch (cause) {
-    throw new CeleriacError('ERR_CELERIAC_MODULE_NOT_FOUND', `cannot import ${path}: ${describe(cause)}`, { cause })
+    throw new CeleriacError('ERR_CELERIAC_MODULE_NOT_FOUND', `cannot import ${path}: ${describe(cause)}`, {
+      cause,
+    })
   }
 }
 
@@ -46,8 +51,11 @@ function describe(error: unknown): string {
   const { code } = error as { code?: unknown }
   const lines = (error.stack ?? '').split('\n')
   // Node puts the place of a syntax error in front of the stack.
-  const inFront = error.name === 'SyntaxError' && /^(?:file:\/\/)?\/.*:\d+$/.test(lines[0] ?? '') ? lines[0] : undefined
-  const frame = lines.find((line) => /^\s+at /.test(line) && !/node:internal|[\\/]node_modules[\\/]/.test(line))
+  const inFront =
+    error.name === 'SyntaxError' && /^(?:file:\/\/)?\/.*:\d+$/.test(lines[0] ?? '') ? lines[0] : undefined
+  const frame = lines.find(
+    (line) => /^\s+at /.test(line) && !/node:internal|[\\/]node_modules[\\/]/.test(line),
+  )
   const place = inFront ?? frame?.trim().replace(/^at /, '')
   const known = typeof code === 'string' && code.startsWith('ERR_CELERIAC') ? ` (${code})` : ''
   return `${error.name}: ${error.message.split('\n')[0] ?? ''}${known}${place === undefined ? '' : `, at ${place}`}`

@@ -3,7 +3,8 @@ import { InvalidArgumentError } from 'commander'
 /** Reads a JSON array. */
 export function jsonArray(text: string): unknown[] {
   const value = json(text)
-  if (!Array.isArray(value)) throw new InvalidArgumentError('It must be a JSON array, such as \'[1, "two"]\'.')
+  if (!Array.isArray(value))
+    throw new InvalidArgumentError('It must be a JSON array, such as \'[1, "two"]\'.')
   return value
 }
 
@@ -20,7 +21,9 @@ function json(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch (error) {
-    throw new InvalidArgumentError(`It is not valid JSON: ${error instanceof Error ? error.message : String(error)}.`)
+    throw new InvalidArgumentError(
+      `It is not valid JSON: ${error instanceof Error ? error.message : String(error)}.`,
+    )
   }
 }
 
@@ -35,7 +38,8 @@ export function commaList(text: string): string[] {
 /** Reads a number of seconds. */
 export function seconds(text: string): number {
   const value = Number(text)
-  if (text.trim() === '' || !Number.isFinite(value)) throw new InvalidArgumentError('It must be a number of seconds.')
+  if (text.trim() === '' || !Number.isFinite(value))
+    throw new InvalidArgumentError('It must be a number of seconds.')
   return value
 }
 

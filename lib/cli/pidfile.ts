@@ -16,10 +16,13 @@ export function createPidfile(path: string): () => void {
       return () => removeOwn(path)
     } catch (cause) {
       const { code, message } = cause as NodeJS.ErrnoException
-      if (code !== 'EEXIST') throw new PidfileError(`cannot write the pid file ${path}: ${message}`, { cause })
+      if (code !== 'EEXIST')
+        throw new PidfileError(`cannot write the pid file ${path}: ${message}`, { cause })
       const pid = readPid(path)
       if (attempt > 0 || (pid !== null && pid !== process.pid && isAlive(pid))) {
-        throw new PidfileError(`pid file ${path} is that of a running process (${pid}): end that, or take another file`)
+        throw new PidfileError(
+          `pid file ${path} is that of a running process (${pid}): end that, or take another file`,
+        )
       }
       rmSync(path, { force: true })
     }

@@ -12,7 +12,10 @@ import { packageVersion } from './version.ts'
  * Runs the command line with these arguments, those after the name of the program; gives the exit code. Errors go to
  * standard error in one line with their code; with CELERIAC_DEBUG set, with their stack.
  */
-export async function runCommandLine(args: readonly string[], table: readonly CliCommand[] = commands): Promise<number> {
+export async function runCommandLine(
+  args: readonly string[],
+  table: readonly CliCommand[] = commands,
+): Promise<number> {
   let code: number = exitCodes.ok
   const program = newProgram(packageVersion())
   for (const command of table) {
@@ -35,7 +38,11 @@ function newProgram(version: string): Command {
     .description('Celery for Node.js: workers, calls and results.')
     .usage('[options] COMMAND [arguments]')
     .version(version, '--version', 'print the version')
-    .addOption(new Option('-A, --app <module>', 'module of the app, such as ./app.ts or ./app.ts:name').env('CELERY_APP'))
+    .addOption(
+      new Option('-A, --app <module>', 'module of the app, such as ./app.ts or ./app.ts:name').env(
+        'CELERY_APP',
+      ),
+    )
     .option('-b, --broker <url>', 'URL of the broker')
     .option('--result-backend <url>', 'URL of the result backend')
     .addOption(new Option('--config <module>', 'module with settings').env('CELERY_CONFIG_MODULE'))
@@ -51,7 +58,9 @@ function addCommand(program: Command, definition: CliCommand, done: (code: numbe
   definition.configure(command)
   // Celery reads each option from the environment too, by the name of its command.
   for (const option of command.options) {
-    option.env(`CELERY_${definition.name}_${option.attributeName()}`.replace(/([a-z])([A-Z])/g, '$1_$2').toUpperCase())
+    option.env(
+      `CELERY_${definition.name}_${option.attributeName()}`.replace(/([a-z])([A-Z])/g, '$1_$2').toUpperCase(),
+    )
   }
   command.exitOverride().action(async (...parameters: unknown[]) => {
     const options = command.opts()
@@ -96,7 +105,11 @@ function changeFolder(folder: string): void {
   try {
     process.chdir(folder)
   } catch (cause) {
-    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `cannot change to the folder ${folder} (--workdir)`, { cause })
+    throw new CeleriacError(
+      'ERR_CELERIAC_INVALID_ARGUMENT',
+      `cannot change to the folder ${folder} (--workdir)`,
+      { cause },
+    )
   }
 }
 

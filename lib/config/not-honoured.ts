@@ -19,6 +19,9 @@ const UNREAD = 'Celery itself declares it and never reads it'
  * them gives a warning. What is built takes its settings off this list.
  */
 export const notHonoured: { readonly [K in SettingName]?: string } = {
+  maxDeliveries: 'redeliveries are not counted yet',
+  taskAnnotations: 'annotations are not built yet',
+
   beatEnableRemoteControl: BEAT,
   beatRemoteControlMaxTickAge: BEAT,
   beatMaxLoopInterval: BEAT,
@@ -80,8 +83,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   taskQueueMaxPriority: RABBITMQ,
   taskDefaultRateLimit: 'rate limits are not built yet',
   resultAcceptContent: 'results are read as JSON only yet',
-  enableUtc: 'times are always sent in UTC',
-  timezone: 'schedules, which it is for, are not built yet',
   taskSerializer: 'messages are sent as JSON only yet',
   taskRemoteTracebacks: 'a Python traceback arrives as text',
   taskRetryOnWorkerLost: 'a lost task is given out again, and counted by maxDeliveries',

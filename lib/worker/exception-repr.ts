@@ -15,6 +15,8 @@ export function pythonString(text: string): string {
 /** A thrown value as Python shows an exception: `TypeError('x is not a function')`. */
 export function exceptionRepr(error: unknown): string {
   const { exc_type: type, exc_message: args } = exceptionDocument(error)
-  const shown = args.map((arg) => (typeof arg === 'string' ? pythonString(arg) : (JSON.stringify(arg) ?? 'None')))
+  const shown = args.map((arg) =>
+    typeof arg === 'string' ? pythonString(arg) : (JSON.stringify(arg) ?? 'None'),
+  )
   return `${type}(${shown.join(', ')})`
 }

@@ -57,7 +57,8 @@ export function errbacksOf(context: TaskContext): Errbacks {
     const { isGroup, members } = membersOf(errback)
     for (const signature of members) {
       const task = isGroup ? undefined : app.tasks.get(signature.task)
-      if (task !== undefined && !task.bound && freeParameters(task, signature) > 1) local.push({ task, signature })
+      if (task !== undefined && !task.bound && freeParameters(task, signature) > 1)
+        local.push({ task, signature })
       else sent.push(signature)
     }
   }

@@ -2,7 +2,6 @@ import type { Celery } from '../app.ts'
 import { runAsCurrentTask } from '../current-task.ts'
 import { CeleriacError, Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded } from '../errors.ts'
 import { stackOf } from '../log/record.ts'
-import type { PreparedMessage } from '../prepare.ts'
 import { type Delivery, Request } from '../request.ts'
 import { exceptionDocument } from '../results/exception.ts'
 import { encodeJson } from '../serialization/encode.ts'
@@ -134,7 +133,9 @@ export class TaskRunner {
     const { resultreprMaxsize = 1024, onSuccess, afterReturn } = task.options
     this.#options.log.succeeded(request, elapsed, settlement.result ?? 'null', resultreprMaxsize)
     if (onSuccess !== undefined) {
-      await this.#handle(context, 'on_success', () => onSuccess.call(context, result as never, request.id, args, kwargs))
+      await this.#handle(context, 'on_success', () =>
+        onSuccess.call(context, result as never, request.id, args, kwargs),
+      )
     }
     if (afterReturn !== undefined) {
       await this.#handle(context, 'after_return', () =>
@@ -150,7 +151,11 @@ export class TaskRunner {
     const { request } = context
     const { log } = this.#options
     if (running.terminated) {
-      this.#settle(running, { outcome: outcomes.acknowledge, ...failureOf(new Terminated(), false), state: 'REVOKED' })
+      this.#settle(running, {
+        outcome: outcomes.acknowledge,
+        ...failureOf(new Terminated(), false),
+        state: 'REVOKED',
+      })
       log.revoked(request)
     } else if (error instanceof Ignore) {
       this.#settle(running, { outcome: outcomes.acknowledge, state: null, publish: context.outbox })
@@ -187,7 +192,9 @@ export class TaskRunner {
     const { onRetry } = task.options
     if (onRetry === undefined) return
     const { id, args, kwargs } = request
-    await this.#handle(context, 'on_retry', () => onRetry.call(context, retry.error ?? retry, id, args, kwargs))
+    await this.#handle(context, 'on_retry', () =>
+      onRetry.call(context, retry.error ?? retry, id, args, kwargs),
+    )
   }
 
   async #failed(context: TaskContext, running: RunningTask, error: unknown): Promise<void> {
@@ -197,7 +204,8 @@ export class TaskRunner {
     const errbacks = this.#errbacks(context)
     await this.#failChain(context, error, failure.traceback ?? null)
     const rejects =
-      task.acksLate && !(task.options.acksOnFailure ?? task.options.acksOnFailureOrTimeout ?? acksOnFailure(app))
+      task.acksLate &&
+      !(task.options.acksOnFailure ?? task.options.acksOnFailureOrTimeout ?? acksOnFailure(app))
     this.#settle(running, {
       outcome: rejects ? outcomes.reject : outcomes.acknowledge,
       ...failure,
@@ -218,7 +226,9 @@ export class TaskRunner {
       await this.#handle(context, 'on_failure', () => onFailure.call(context, error, id, args, kwargs))
     }
     if (afterReturn !== undefined) {
-      await this.#handle(context, 'after_return', () => afterReturn.call(context, 'FAILURE', error, id, args, kwargs))
+      await this.#handle(context, 'after_return', () =>
+        afterReturn.call(context, 'FAILURE', error, id, args, kwargs),
+      )
     }
   }
 
@@ -228,7 +238,11 @@ export class TaskRunner {
     try {
       return runAsCurrentTask(context, () => errbacksOf(context))
     } catch (error) {
-      this.#options.log.errbackRaised(context.request, context.request.errbacks.map(({ task }) => task).join(', '), error)
+      this.#options.log.errbackRaised(
+        context.request,
+        context.request.errbacks.map(({ task }) => task).join(', '),
+        error,
+      )
       return { messages: [], local: [] }
     }
   }
@@ -236,8 +250,12 @@ export class TaskRunner {
   /** The tasks that were to follow in the chain fail with this one, or whoever waits for the last would never hear. */
   async #failChain({ request, app }: TaskContext, error: unknown, traceback: string | null): Promise<void> {
     if (request.chain === null || !app.backend.enabled) return
-    const ids = request.chain.flatMap(({ options }) => (typeof options['task_id'] === 'string' ? [options['task_id']] : []))
-    const stored = ids.map((taskId) => app.backend.store({ taskId, state: 'FAILURE', result: error, traceback }))
+    const ids = request.chain.flatMap(({ options }) =>
+      typeof options['task_id'] === 'string' ? [options['task_id']] : [],
+    )
+    const stored = ids.map((taskId) =>
+      app.backend.store({ taskId, state: 'FAILURE', result: error, traceback }),
+    )
     for (const outcome of await Promise.allSettled(stored)) {
       if (outcome.status === 'rejected') this.#options.log.handlerRaised(request, 'chain', outcome.reason)
     }
@@ -287,7 +305,10 @@ function successOf(context: TaskContext, result: unknown): Omit<Settlement, 'tag
   return { ...common, children: childrenOf(context), publish: [...context.outbox, ...followUp.messages] }
 }
 
-function failureOf(error: unknown, withTraceback = true): { state: string; result: string; traceback: string | null } {
+function failureOf(
+  error: unknown,
+  withTraceback = true,
+): { state: string; result: string; traceback: string | null } {
   return {
     state: 'FAILURE',
     result: encodeJson(exceptionDocument(error), 'error'),
@@ -297,7 +318,12 @@ function failureOf(error: unknown, withTraceback = true): { state: string; resul
 
 function childrenOf({ request }: TaskContext): string {
   const { children } = request
-  return children.length === 0 ? '[]' : encodeJson(children.map((child) => child.asTuple()), 'children')
+  return children.length === 0
+    ? '[]'
+    : encodeJson(
+        children.map((child) => child.asTuple()),
+        'children',
+      )
 }
 
 function acksOnFailure({ conf }: Celery): boolean {

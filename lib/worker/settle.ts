@@ -32,7 +32,8 @@ export function settlementText(settlement: Settlement): string {
   const { tag, outcome, state, result = 'null', traceback, children = '[]', publish } = settlement
   const states = state === null ? 'null' : `"${state}"`
   const stack = traceback === undefined || traceback === null ? 'null' : JSON.stringify(traceback)
-  const messages = publish === undefined || publish.length === 0 ? 'null' : `[${publish.map(messageText).join(',')}]`
+  const messages =
+    publish === undefined || publish.length === 0 ? 'null' : `[${publish.map(messageText).join(',')}]`
   return `[${tag},${outcome},${states},${result},${stack},${children},${messages}]`
 }
 

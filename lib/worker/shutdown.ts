@@ -109,7 +109,9 @@ export class Shutdown {
       const timer = new Deferred<void>()
       const handle = setTimeout(() => timer.resolve(), softTimeout * 1000)
       // Nothing more is claimed meanwhile; once all is done there is nothing left to wait for.
-      const stopped = this.#worker.stop().catch((error: unknown) => log.exception('soft shutdown failed', error))
+      const stopped = this.#worker
+        .stop()
+        .catch((error: unknown) => log.exception('soft shutdown failed', error))
       await Promise.race([timer.promise, active === 0 ? timer.promise : stopped])
       clearTimeout(handle)
     }

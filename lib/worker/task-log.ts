@@ -54,7 +54,11 @@ export class TaskLog {
   }
 
   handlerRaised(request: Request, handler: string, error: unknown): void {
-    trace.exception(`${subject(request)} ${handler} handler raised: ${exceptionRepr(error)}`, error, of(request))
+    trace.exception(
+      `${subject(request)} ${handler} handler raised: ${exceptionRepr(error)}`,
+      error,
+      of(request),
+    )
   }
 
   errbackRaised(request: Request, errback: string, error: unknown): void {

@@ -177,7 +177,8 @@ export class Worker {
       if (terminate) this.#pool.terminate(ids)
     } else if (item[0] === 'shutdown') {
       if (this.#onShutdown !== undefined) this.#onShutdown()
-      else this.stop().catch((error: unknown) => log.exception('could not stop after a remote shutdown', error))
+      else
+        this.stop().catch((error: unknown) => log.exception('could not stop after a remote shutdown', error))
     } else this.#pool.begin(item)
   }
 
@@ -231,6 +232,8 @@ export class Worker {
       prefetch: this.prefetch,
       etaTaskLimit: conf.workerEtaTaskLimit,
       leaseMs: 1000 * conf.workerLease,
+      leaseMaxHoldMs: conf.leaseMaxHold === null ? null : 1000 * conf.leaseMaxHold,
+      unknownTaskRequeues: conf.workerUnknownTaskRequeues,
       acceptContent: conf.acceptContent.map(mimeType),
       resultExpiresMs: conf.resultExpires === null ? null : 1000 * conf.resultExpires,
       resultExtended: conf.resultExtended,
@@ -264,7 +267,10 @@ function concurrencyOf({ conf }: Celery, options: WorkerOptions, pool: PoolDefin
   const set = conf.workerConcurrency
   const wanted = options.concurrency ?? (typeof set === 'number' && set > 0 ? set : pool.defaultConcurrency)
   if (!Number.isInteger(wanted) || wanted < 1) {
-    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `concurrency must be a whole number from 1, not ${wanted}`)
+    throw new CeleriacError(
+      'ERR_CELERIAC_INVALID_ARGUMENT',
+      `concurrency must be a whole number from 1, not ${wanted}`,
+    )
   }
   return pool.maxConcurrency === null ? wanted : Math.min(wanted, pool.maxConcurrency)
 }
@@ -272,7 +278,9 @@ function concurrencyOf({ conf }: Celery, options: WorkerOptions, pool: PoolDefin
 function queuesOf({ router }: Celery, options: WorkerOptions): NativeQueue[] {
   const { queues, excludeQueues = [] } = options
   const chosen =
-    queues === undefined || queues.length === 0 ? router.consumedQueues() : queues.map((name) => router.queue(name))
+    queues === undefined || queues.length === 0
+      ? router.consumedQueues()
+      : queues.map((name) => router.queue(name))
   const kept = chosen.filter(({ name }) => !excludeQueues.includes(name))
   const unique = [...new Map(kept.map((queue) => [queue.name, queue])).values()]
   if (unique.length > 0) return unique

@@ -11,7 +11,9 @@ const document = readFileSync(new URL('../../../docs/json-types.md', import.meta
 function rows(heading: string): string[][] {
   const [, section = ''] = document.split(`## ${heading}\n`)
   const lines = section.split('\n## ')[0]?.split('\n') ?? []
-  return lines.filter((line) => line.startsWith('| `')).map((line) => [...line.matchAll(/\| `([^`]*)`/g)].map((cell) => cell[1] ?? ''))
+  return lines
+    .filter((line) => line.startsWith('| `'))
+    .map((line) => [...line.matchAll(/\| `([^`]*)`/g)].map((cell) => cell[1] ?? ''))
 }
 
 const scope = { DateTime, Decimal, PlainDate, PlainTime, PyFloat, Uuid }
@@ -30,10 +32,14 @@ describe('docs/json-types.md', () => {
   })
 
   test.each(sent)('%s is %s', (code, text) => {
-    expect(encodeJson([evaluate(code as string)], 'args').replaceAll(' ', '')).toBe(`[${text}]`.replaceAll(' ', ''))
+    expect(encodeJson([evaluate(code as string)], 'args').replaceAll(' ', '')).toBe(
+      `[${text}]`.replaceAll(' ', ''),
+    )
   })
 
   test.each(refused)('%s is refused', (code) => {
-    expect(() => encodeJson([evaluate(code as string)], 'args')).toThrow(expect.objectContaining({ code: 'ERR_CELERIAC_ENCODE' }))
+    expect(() => encodeJson([evaluate(code as string)], 'args')).toThrow(
+      expect.objectContaining({ code: 'ERR_CELERIAC_ENCODE' }),
+    )
   })
 })

@@ -267,6 +267,7 @@ impl NativeBroker {
     /// Appends one task message to the buffer and returns; `call` comes back in a report. `args` and `kwargs` are JSON
     /// in Python's sense; `options` is a JSON object with the fields of `TaskOptions`, or null.
     #[napi(catch_unwind)]
+    #[allow(clippy::too_many_arguments, reason = "flat values cross faster than an object")]
     pub fn publish(
         &self,
         env: &Env,

@@ -34,6 +34,9 @@ pub struct NativeWorkerOptions {
     /// null is no limit
     pub eta_task_limit: Option<u32>,
     pub lease_ms: f64,
+    /// null is for ever
+    pub lease_max_hold_ms: Option<f64>,
+    pub unknown_task_requeues: u32,
     /// MIME types
     pub accept_content: Vec<String>,
     /// null is for ever
@@ -66,6 +69,8 @@ fn options(native: NativeWorkerOptions) -> Result<WorkerOptions> {
         prefetch: native.prefetch as usize,
         eta_task_limit: native.eta_task_limit.map(|limit| limit as usize),
         lease: duration(native.lease_ms),
+        lease_max_hold: native.lease_max_hold_ms.map(duration),
+        unknown_task_requeues: native.unknown_task_requeues,
         accept_content: native.accept_content,
         result_expires: native.result_expires_ms.map(duration),
         result_extended: native.result_extended,

@@ -3,7 +3,7 @@
 //! Source of the order: `celery.worker.strategy.default` and `celery.worker.consumer.consumer`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use celeriac_broker::{Delivery, DeliveryTag, Outcome};
 use celeriac_error::Error;
@@ -11,6 +11,7 @@ use celeriac_protocol::task::TaskRequest;
 use celeriac_protocol::{repr, time};
 use jiff::Timestamp;
 
+use crate::consume;
 use crate::deliver;
 use crate::logger;
 use crate::options::TaskSettings;
@@ -30,7 +31,10 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
         Err(error) => return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error),
     };
     let Some(settings) = shared.options.tasks.get(&request.task).copied() else {
-        return unknown(shared, delivery.tag, &delivery.queue, &request);
+        if !put_back(shared, delivery.tag, &request) {
+            unknown(shared, delivery.tag, &delivery.queue, &request);
+        }
+        return;
     };
     let times = moment(request.eta.as_deref()).and_then(|eta| Ok((eta, moment(request.expires.as_deref())?)));
     let (eta, expires) = match times {
@@ -141,6 +145,52 @@ fn refuse(shared: &Shared, tag: DeliveryTag, queue: &Arc<str>, raw: &[u8], error
     });
 }
 
+/// How long an unknown task is kept before it goes back: time for another worker to be deployed, without a tight circle.
+const UNKNOWN_TASK_PAUSE: Duration = Duration::from_secs(1);
+
+/// The most unknown tasks whose count is remembered.
+const UNKNOWN_LIMIT: usize = 10_000;
+
+/// Puts a task back that nothing here is registered for, after a pause, as often as the settings say.
+fn put_back(shared: &Arc<Shared>, tag: DeliveryTag, request: &TaskRequest) -> bool {
+    let most = shared.options.unknown_task_requeues;
+    let count = {
+        let mut state = shared.state();
+        if most == 0 || state.unknown.len() >= UNKNOWN_LIMIT && !state.unknown.contains_key(&request.id) {
+            return false;
+        }
+        let count = state.unknown.entry(request.id.clone()).or_default();
+        *count += 1;
+        let count = *count;
+        if count > most {
+            state.unknown.remove(&request.id);
+        }
+        count
+    };
+    if count > most {
+        return false;
+    }
+    log::warn!(
+        target: logger::CONSUMER, task_id = request.id.as_str(), task_name = request.task.as_str();
+        "Received unregistered task of type {:?} with id {}: it goes back to its queue ({count}/{most}).",
+        request.task, request.id,
+    );
+    let (shared, task_id) = (Arc::clone(shared), request.id.clone());
+    tokio::spawn(async move {
+        consume::stop_or(&shared, UNKNOWN_TASK_PAUSE).await;
+        shared.settle_queue.push(Settling {
+            tag,
+            task_id,
+            publish: Vec::new(),
+            queues: Vec::new(),
+            store: None,
+            outcome: Outcome::Requeue { redelivered: true },
+            acknowledged: false,
+        });
+    });
+    true
+}
+
 /// A task that no function here is registered for: FAILURE, and kept in the dead list to be replayed.
 fn unknown(shared: &Shared, tag: DeliveryTag, queue: &Arc<str>, request: &TaskRequest) {
     log::error!(
@@ -223,8 +273,7 @@ pub(crate) async fn run_schedule(shared: Arc<Shared>) {
             shared.deliverable.notify_one();
             shared.capacity.notify_one();
         }
-        let wait =
-            next.map(|next| std::time::Duration::try_from(next.duration_since(now)).unwrap_or_default());
+        let wait = next.map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
         let stopped = shared.stopped.notified();
         tokio::select! {
             () = shared.rescheduled.notified() => {}

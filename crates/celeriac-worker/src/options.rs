@@ -37,6 +37,11 @@ pub struct WorkerOptions {
     pub eta_task_limit: Option<usize>,
     /// How long a claim stands without renewal.
     pub lease: Duration,
+    /// For how long what JavaScript runs is kept once it no longer answers; `None` is for ever.
+    pub lease_max_hold: Option<Duration>,
+    /// How often a task that nothing here is registered for is put back, for a worker that may know it, before it
+    /// fails.
+    pub unknown_task_requeues: u32,
     /// `accept_content` as MIME types.
     pub accept_content: Vec<String>,
     /// `result_expires`; `None` is for ever.

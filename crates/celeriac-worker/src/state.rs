@@ -74,6 +74,8 @@ pub(crate) struct State {
     pub(crate) running: usize,
     pub(crate) notices: Vec<Notice>,
     pub(crate) revoked: Revoked,
+    /// How often each task that nothing here is registered for was put back.
+    pub(crate) unknown: HashMap<String, u32>,
     pub(crate) counts: Counts,
     /// When JavaScript last took a batch or asked for one.
     pub(crate) last_contact: Option<Instant>,

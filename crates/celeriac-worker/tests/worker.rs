@@ -101,6 +101,8 @@ impl Bench {
             prefetch: 40,
             eta_task_limit: None,
             lease: Duration::from_secs(30),
+            lease_max_hold: None,
+            unknown_task_requeues: 0,
             accept_content: vec!["application/json".to_owned()],
             result_expires: None,
             result_extended: false,
@@ -189,6 +191,43 @@ async fn an_unknown_task_fails_and_is_kept_in_the_dead_list() {
     worker.close().await.unwrap();
     let dead = bench.transport.dead_letters(0, 10).await.unwrap();
     assert_eq!((dead.len(), dead[0].reason.as_str()), (1, "unknown-task"));
+}
+
+#[tokio::test]
+async fn an_unknown_task_goes_back_as_often_as_the_setting_says_for_a_worker_that_knows_it() {
+    let bench = Bench::new();
+    bench.send("shared", None).await;
+    let stranger = bench
+        .worker(|options| {
+            options.tasks.clear();
+            options.unknown_task_requeues = 1;
+        })
+        .await;
+    let meta = bench.ready("shared").await;
+    assert_eq!(meta.status, "FAILURE", "nobody knew it");
+    stranger.close().await.unwrap();
+    assert_eq!(bench.transport.dead_letters(0, 10).await.unwrap().len(), 1);
+
+    let stranger = bench
+        .worker(|options| {
+            options.tasks.clear();
+            options.unknown_task_requeues = 1000;
+        })
+        .await;
+    bench.send("known", None).await;
+    let taken = async {
+        while bench.transport.queue_length("celery").await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, taken).await.expect("the stranger takes it");
+    stranger.close().await.unwrap();
+    let friend = bench.worker(|_| {}).await;
+    let items = next(&friend).await;
+    assert_eq!(items[0][2], "known");
+    friend.settle(outcome(&items[0], SUCCESS));
+    assert_eq!(bench.ready("known").await.status, "SUCCESS");
+    friend.close().await.unwrap();
 }
 
 #[tokio::test]

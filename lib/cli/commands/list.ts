@@ -7,13 +7,16 @@ import { exitCodes } from '../exit-codes.ts'
 const LISTS: Readonly<Record<string, (context: CliContext) => Promise<void>>> = {
   async bindings(context) {
     const app = await context.app()
-    const rows = app.router.consumedQueues().map(({ name, exchange, routingKey }) => [name, exchange.name, routingKey])
+    const rows = app.router
+      .consumedQueues()
+      .map(({ name, exchange, routingKey }) => [name, exchange.name, routingKey])
     printTable(context, ['Queue', 'Exchange', 'Routing Key'], rows)
   },
   async queues(context) {
     const app = await context.app()
     const rows: string[][] = []
-    for (const { name } of app.router.consumedQueues()) rows.push([name, String(await app.broker.queueLength(name))])
+    for (const { name } of app.router.consumedQueues())
+      rows.push([name, String(await app.broker.queueLength(name))])
     printTable(context, ['Queue', 'Messages'], rows)
   },
   async tasks(context) {
@@ -43,7 +46,11 @@ export const listCommand: CliCommand = {
   },
 }
 
-function printTable(context: CliContext, head: readonly string[], rows: ReadonlyArray<readonly string[]>): void {
+function printTable(
+  context: CliContext,
+  head: readonly string[],
+  rows: ReadonlyArray<readonly string[]>,
+): void {
   const line = (cells: readonly string[]): string =>
     cells.map((cell, index) => (index === cells.length - 1 ? cell : cell.padEnd(28))).join(' ')
   context.print(line(head))

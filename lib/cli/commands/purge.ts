@@ -22,7 +22,10 @@ export const purgeCommand: CliCommand = {
     const names = [...new Set(chosen)].filter((name) => !excludeQueues.includes(name)).toSorted()
     if (names.length === 0) return exitCodes.ok
     const heading = names.length === 1 ? 'queue' : 'queues'
-    if (options['force'] !== true && !(await confirm(`This removes all tasks from the ${heading} ${names.join(', ')}.`))) {
+    if (
+      options['force'] !== true &&
+      !(await confirm(`This removes all tasks from the ${heading} ${names.join(', ')}.`))
+    ) {
       context.print('Aborted!')
       return exitCodes.failure
     }
@@ -43,7 +46,9 @@ async function confirm(question: string): Promise<boolean> {
   }
   const terminal = createInterface({ input: process.stdin, output: process.stdout })
   try {
-    const answer = await terminal.question(`${question} It cannot be undone (-f does not ask). Are you sure? [y/N] `)
+    const answer = await terminal.question(
+      `${question} It cannot be undone (-f does not ask). Are you sure? [y/N] `,
+    )
     return /^y(es)?$/i.test(answer.trim())
   } finally {
     terminal.close()

@@ -17,7 +17,9 @@ export const reportCommand: CliCommand = {
     const app = await context.app()
     const [broker] = resolveBroker(app.conf).write
     const backend = resolveResultBackend(app.conf)
-    context.print(`software -> celeriac:${packageVersion()} (core ${coreVersion()}) node:${process.versions.node}`)
+    context.print(
+      `software -> celeriac:${packageVersion()} (core ${coreVersion()}) node:${process.versions.node}`,
+    )
     context.print(`platform -> system:${systemType()} arch:${arch()} kernel version:${release()}`)
     context.print(`app      -> ${app.main} tasks:${app.tasks.size}`)
     context.print(`broker   -> ${maskUrl(broker)}`)

@@ -15,7 +15,8 @@ export const resultCommand: CliCommand = {
   async run(context, options, [id]) {
     const app = await context.app()
     const { task } = options as { task?: string }
-    const result = task === undefined ? app.AsyncResult(String(id)) : app.taskNamed(task).AsyncResult(String(id))
+    const result =
+      task === undefined ? app.AsyncResult(String(id)) : app.taskNamed(task).AsyncResult(String(id))
     if (options['traceback'] === true) {
       context.print((await result.traceback()) ?? 'null')
       return exitCodes.ok

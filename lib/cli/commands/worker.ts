@@ -102,15 +102,19 @@ function addWorkerOptions(command: Command): void {
     .option('--json', 'log a JSON object a line')
     .option('--pidfile <file>', 'file for the process id')
     .addOption(new Option('-O, --optimization <profile>', 'accepted').choices(['default', 'fair']).hideHelp())
-    .option('--prefetch-multiplier <number>', 'messages held for each task that can run at once', wholeNumber(0))
+    .option(
+      '--prefetch-multiplier <number>',
+      'messages held for each task that can run at once',
+      wholeNumber(0),
+    )
     .option('--disable-prefetch', 'hold no more messages than tasks can run at once')
 }
 
 function addPoolOptions(command: Command): void {
   command
     .addOption(
-      new Option('-c, --concurrency <number>', 'tasks that run at once; default 100 for async').argParser((text) =>
-        text === 'auto' ? text : wholeNumber(1)(text),
+      new Option('-c, --concurrency <number>', 'tasks that run at once; default 100 for async').argParser(
+        (text) => (text === 'auto' ? text : wholeNumber(1)(text)),
       ),
     )
     .option('-P, --pool <pool>', 'async (also gevent, eventlet) or solo')
@@ -118,9 +122,21 @@ function addPoolOptions(command: Command): void {
     .addOption(new Option('--events', 'as --task-events').hideHelp())
     .option('--soft-time-limit <seconds>', "seconds after which a task's signal fires", seconds)
     .option('--time-limit <seconds>', 'hard limit: needs a pool of processes', seconds)
-    .addOption(new Option('--max-tasks-per-child <number>', 'for pools of processes').argParser(wholeNumber(1)).hideHelp())
-    .addOption(new Option('--max-memory-per-child <KiB>', 'for pools of processes').argParser(wholeNumber(1)).hideHelp())
-    .addOption(new Option('--pool-start-method <method>', 'for pools of processes').choices(['fork', 'spawn']).hideHelp())
+    .addOption(
+      new Option('--max-tasks-per-child <number>', 'for pools of processes')
+        .argParser(wholeNumber(1))
+        .hideHelp(),
+    )
+    .addOption(
+      new Option('--max-memory-per-child <KiB>', 'for pools of processes')
+        .argParser(wholeNumber(1))
+        .hideHelp(),
+    )
+    .addOption(
+      new Option('--pool-start-method <method>', 'for pools of processes')
+        .choices(['fork', 'spawn'])
+        .hideHelp(),
+    )
 }
 
 function addQueueOptions(command: Command): void {
@@ -170,10 +186,14 @@ function workerOptions(options: Options): ConstructorParameters<typeof Worker>[1
 
 function warnOfWhatThePoolLacks(worker: Worker, options: Options): void {
   const { name, canKill, maxConcurrency } = worker.poolDefinition
-  const lacking = Object.entries(NEED_KILL).filter(([option]) => options[option as keyof Options] !== undefined)
+  const lacking = Object.entries(NEED_KILL).filter(
+    ([option]) => options[option as keyof Options] !== undefined,
+  )
   if (!canKill && lacking.length > 0) {
     const flags = lacking.map(([, flag]) => flag).join(', ')
-    log.warning(`The pool ${name} cannot end a task by force: ${flags} changes nothing. Use --soft-time-limit.`)
+    log.warning(
+      `The pool ${name} cannot end a task by force: ${flags} changes nothing. Use --soft-time-limit.`,
+    )
   }
   const wanted = options.concurrency
   if (maxConcurrency !== null && typeof wanted === 'number' && wanted > maxConcurrency) {
@@ -187,10 +207,15 @@ function warnOfWhatThePoolLacks(worker: Worker, options: Options): void {
 async function purge(context: CliContext, worker: Worker): Promise<void> {
   let purged = 0
   for (const { name } of worker.queues) purged += await worker.app.broker.purge(name)
-  if (purged > 0) context.print(`purge: Erased ${purged} ${purged === 1 ? 'message' : 'messages'} from the queue.\n`)
+  if (purged > 0)
+    context.print(`purge: Erased ${purged} ${purged === 1 ? 'message' : 'messages'} from the queue.\n`)
 }
 
-async function runWithPidfile(path: string | undefined, worker: Worker, run: () => Promise<number>): Promise<number> {
+async function runWithPidfile(
+  path: string | undefined,
+  worker: Worker,
+  run: () => Promise<number>,
+): Promise<number> {
   if (path === undefined) return run()
   let remove: () => void
   try {

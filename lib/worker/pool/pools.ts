@@ -15,7 +15,10 @@ export function poolNamed(name: string): PoolDefinition {
   if (found !== undefined) return found
   const choice = pools.flatMap((pool) => [pool.name, ...pool.aliases]).join(', ')
   if (TO_COME.has(name)) {
-    throw new CeleriacError('ERR_CELERIAC_NOT_SUPPORTED', `the pool '${name}' is not supported yet: choose ${choice}`)
+    throw new CeleriacError(
+      'ERR_CELERIAC_NOT_SUPPORTED',
+      `the pool '${name}' is not supported yet: choose ${choice}`,
+    )
   }
   throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `there is no pool '${name}': choose ${choice}`)
 }

@@ -1,0 +1,195 @@
+import { beforeEach, describe, expect, test, vi } from 'vitest'
+
+import { Celery } from '../../../lib/app.ts'
+import { Deferred } from '../../../lib/worker/deferred.ts'
+import { Worker } from '../../../lib/worker/worker.ts'
+import type { NativeWorker, NativeWorkerOptions } from '#native'
+
+vi.mock(import('../../../lib/native.ts'), async (original) => {
+  const fake = await import('../support/fake-native.ts')
+  return {
+    ...(await original()),
+    openNativeBroker: (...args) => fake.FakeBroker.open(...args),
+    openNativeResults: (...args) => fake.FakeResults.open(...args),
+    setNativeLogger: () => {},
+  }
+})
+
+/** Stands for the core's worker: gives out what a test puts in, and ends when it was stopped and all is settled. */
+class FakeNativeWorker {
+  readonly settled: unknown[][] = []
+  readonly calls: string[] = []
+  #batches: Array<unknown[]> = []
+  #wake = new Deferred<void>()
+  #outstanding = 0
+  #stopped = false
+
+  give(...items: unknown[][]): void {
+    this.#batches.push(items)
+    this.#outstanding += items.filter(([tag]) => typeof tag === 'number').length
+    this.#wake.resolve()
+  }
+
+  start(): Promise<void> {
+    return Promise.resolve()
+  }
+
+  async next(): Promise<string | null> {
+    for (;;) {
+      const batch = this.#batches.shift()
+      if (batch !== undefined) return JSON.stringify(batch)
+      if (this.#stopped && this.#outstanding === 0) return null
+      this.#wake = new Deferred()
+      await this.#wake.promise
+    }
+  }
+
+  settle(batch: string): void {
+    const items = JSON.parse(batch) as unknown[][]
+    this.settled.push(...items)
+    this.#outstanding -= items.length
+    this.#wake.resolve()
+  }
+
+  stop(): Promise<void> {
+    this.calls.push('stop')
+    this.#stopped = true
+    this.#wake.resolve()
+    return Promise.resolve()
+  }
+
+  close(): Promise<void> {
+    this.calls.push('close')
+    return Promise.resolve()
+  }
+}
+
+let app: Celery
+let core: FakeNativeWorker
+let opened: NativeWorkerOptions | undefined
+
+beforeEach(() => {
+  app = new Celery('proj', { broker: 'memory://' })
+  core = new FakeNativeWorker()
+})
+
+function newWorker(options: ConstructorParameters<typeof Worker>[1] = {}): Worker {
+  return new Worker(app, options, (_app, native) => {
+    opened = native
+    return core as unknown as NativeWorker
+  })
+}
+
+describe('what the core is told', () => {
+  test('100 tasks at once, four times as many held, the default queue', async () => {
+    app.task({ name: 'a', acksLate: false, ignoreResult: true }, () => 1)
+    await using worker = newWorker({ hostname: 'w@%h' })
+    await worker.start()
+    expect(opened).toMatchObject({
+      hostname: worker.hostname,
+      concurrency: 100,
+      prefetch: 400,
+      queues: [{ name: 'celery' }],
+      tasks: [{ name: 'a', acksLate: false, ignoreResult: true, trackStarted: false }],
+      acceptContent: ['application/json'],
+      controlExchange: 'celery',
+    })
+    expect(worker.hostname).toMatch(/^w@/)
+  })
+
+  test('options go before settings', async () => {
+    app.conf.update({ workerConcurrency: 7, workerPrefetchMultiplier: 2 })
+    expect(newWorker()).toMatchObject({ concurrency: 7, prefetch: 14 })
+    expect(newWorker({ concurrency: 3, prefetchMultiplier: 0 })).toMatchObject({ concurrency: 3, prefetch: 0 })
+  })
+
+  test('solo runs one at a time whatever -c says', () => {
+    expect(newWorker({ pool: 'solo', concurrency: 8 })).toMatchObject({ concurrency: 1, prefetch: 4 })
+  })
+
+  test('queues are chosen and excluded by name', () => {
+    const names = (worker: Worker): string[] => worker.queues.map(({ name }) => name)
+    expect(names(newWorker({ queues: ['a', 'b', 'a'], excludeQueues: ['b'] }))).toEqual(['a'])
+    expect(() => newWorker({ queues: ['a'], excludeQueues: ['a'] })).toThrow(
+      expect.objectContaining({ code: 'ERR_CELERIAC_INVALID_ARGUMENT' }),
+    )
+  })
+
+  test('a concurrency of nothing is refused', () => {
+    expect(() => newWorker({ concurrency: 0 })).toThrow(
+      expect.objectContaining({ code: 'ERR_CELERIAC_INVALID_ARGUMENT' }),
+    )
+  })
+})
+
+describe('life', () => {
+  test('a warm stop waits for what runs, settles it, then closes', async () => {
+    const gate = new Deferred<number>()
+    app.task({ name: 'slow' }, () => gate.promise)
+    const worker = newWorker()
+    await worker.start()
+    core.give([1, 'slow', 'id', [], {}, false, {}])
+    await vi.waitFor(() => expect(worker.active).toBe(1))
+    const stopped = worker.stop()
+    await Promise.resolve()
+    expect(core.calls).toEqual(['stop'])
+    gate.resolve(9)
+    await stopped
+    expect(core.settled).toEqual([[1, 0, 'SUCCESS', 9, null, [], null]])
+    expect(core.calls).toEqual(['stop', 'close'])
+    await worker.finished()
+  })
+
+  test('an end by force hands back what runs and does not wait for it', async () => {
+    app.task({ name: 'stuck' }, () => new Promise(() => {}))
+    const worker = newWorker()
+    await worker.start()
+    core.give([1, 'stuck', 'id', [], {}, false, {}])
+    await vi.waitFor(() => expect(worker.active).toBe(1))
+    await worker.terminate()
+    expect(core.settled).toEqual([[1, 2, null, null, null, [], null]])
+    expect(core.calls).toEqual(['stop', 'close'])
+  })
+
+  test('a revoke with terminate reaches the body; one without does not', async () => {
+    const aborted: string[] = []
+    app.task({ name: 'listening', bind: true }, (self, name: string) => {
+      return new Promise((_, reject) => {
+        self.signal.addEventListener('abort', () => {
+          aborted.push(name)
+          reject(self.signal.reason as Error)
+        })
+      })
+    })
+    const worker = newWorker()
+    await worker.start()
+    core.give([1, 'listening', 'one', ['one'], {}, false, {}], [2, 'listening', 'two', ['two'], {}, false, {}])
+    await vi.waitFor(() => expect(worker.active).toBe(2))
+    core.give(['revoke', ['one'], false, 'SIGTERM'], ['revoke', ['two'], true, 'SIGTERM'])
+    await vi.waitFor(() => expect(core.settled).toHaveLength(1))
+    expect(aborted).toEqual(['two'])
+    expect(core.settled[0]?.slice(0, 3)).toEqual([2, 0, 'REVOKED'])
+    await worker.terminate()
+  })
+
+  test('remote control ends it warmly', async () => {
+    const worker = newWorker()
+    await worker.start()
+    core.give(['shutdown'])
+    await worker.finished()
+    await vi.waitFor(() => expect(core.calls).toEqual(['stop', 'close']))
+  })
+
+  test('it starts once', async () => {
+    await using worker = newWorker()
+    await worker.start()
+    await expect(worker.start()).rejects.toMatchObject({ code: 'ERR_CELERIAC_INVALID_ARGUMENT' })
+  })
+
+  test('a core that cannot go on is told by finished()', async () => {
+    const worker = newWorker()
+    vi.spyOn(core, 'next').mockRejectedValue(Object.assign(new Error('gone'), { code: 'ERR_CELERIAC_BROKER_UNAVAILABLE' }))
+    await worker.start()
+    await expect(worker.finished()).rejects.toMatchObject({ code: 'ERR_CELERIAC_BROKER_UNAVAILABLE' })
+  })
+})
