@@ -4,6 +4,7 @@
 //   npm run demo                                                      on a SQLite file, with no server
 //   npm run demo -- --broker redis://… --backend redis://…            there instead
 //   npm run demo -- --concurrency 10                                  so many tasks at once (default 100)
+//   npm run demo -- --built                                           as it was built before
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -21,14 +22,17 @@ const GRACE = 15
 
 function readOptions() {
   const text = { type: 'string' }
-  const { values } = parseArgs({ options: { broker: text, backend: text, concurrency: text } })
+  const { values } = parseArgs({
+    options: { broker: text, backend: text, concurrency: text, built: { type: 'boolean' } },
+  })
   const concurrency = Number(values.concurrency ?? 100)
   if (!Number.isInteger(concurrency) || concurrency < 1)
     throw new Problem(`--concurrency takes a number of tasks, not ${values.concurrency}`)
   if (values.backend !== undefined && values.broker === undefined)
     throw new Problem('--backend goes with --broker')
   // A server that has the messages can have the results too.
-  return { broker: values.broker, backend: values.backend ?? values.broker, concurrency }
+  const { broker, backend = broker, built = false } = values
+  return { broker, backend, concurrency, built }
 }
 
 /** Every process that this one started and that has not ended. */
@@ -44,7 +48,8 @@ function start(args, env, stdio) {
   // In a group of its own, so that Ctrl+C comes here only, and the processes end in their order.
   const child = spawn(process.execPath, args, {
     cwd: root,
-    env: { ...process.env, ...env },
+    // Nothing is kept but what the demo removes at its end.
+    env: { ...process.env, ...env, JITI_FS_CACHE: 'false' },
     stdio,
     detached: true,
   })
@@ -104,7 +109,7 @@ async function demo({ broker, backend, concurrency }) {
   const log = join(folder, 'worker.log')
   const output = openSync(log, 'a')
   const options = ['--concurrency', String(concurrency), '--loglevel', 'warning']
-  const worker = start([CLI, '-A', APP, 'worker', ...options], env, ['ignore', output, output])
+  const worker = start([CLI, '-A', APP, '--quiet', 'worker', ...options], env, ['ignore', output, output])
   const producer = start([JITI, 'examples/word-count/main.ts', String(concurrency)], env, [
     'ignore',
     'inherit',
@@ -114,8 +119,8 @@ async function demo({ broker, backend, concurrency }) {
   const outcome = await Promise.race([producer.ended, crashed, interrupted])
   await end(producer)
   const workerCode = await end(worker)
-  if (outcome === 'crashed' || workerCode !== 0) {
-    console.error(`\n  The worker ended with ${workerCode}:\n\n${readFileSync(log, 'utf8').trimEnd()}\n`)
+  if (outcome === 'crashed' || (outcome === 0 && workerCode !== 0)) {
+    console.error(`The worker ended with ${workerCode}: ${readFileSync(log, 'utf8').trim()}`)
     return 1
   }
   if (outcome !== 0 && broker !== undefined)
@@ -129,10 +134,13 @@ function withoutPassword(url) {
 
 try {
   const options = readOptions()
-  await installPackages()
-  await build()
+  if (!options.built) {
+    await installPackages()
+    await build()
+  }
   process.exitCode = await demo(options)
 } catch (error) {
-  console.error(error instanceof Problem ? error.message : error)
+  const isPlain = error instanceof Problem || error.code?.startsWith('ERR_PARSE_ARGS')
+  console.error(isPlain ? error.message : error)
   process.exitCode = 1
 }

@@ -67,8 +67,8 @@ try {
   const asExpected = measured.wrong === 0 && measured.attempts === 3 && measured.delay >= COUNTDOWN
   if (!asExpected) process.exitCode = 1
 } catch (error) {
-  if (!interrupted.signal.aborted) throw error
-  process.exitCode = 130
+  process.exitCode = interrupted.signal.aborted ? 130 : 1
+  if (!interrupted.signal.aborted) console.error(error instanceof Error ? error.message : error)
 } finally {
   await app.close()
 }

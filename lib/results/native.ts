@@ -2,6 +2,7 @@ import { CeleriacError, TimeoutError } from '../errors.ts'
 import { call, callAsync, Calls, rethrown, openNativeResults } from '../native.ts'
 import { encodeJson } from '../serialization/encode.ts'
 import { revive } from '../serialization/revive.ts'
+import { onAbort } from './abort.ts'
 import { exceptionDocument } from './exception.ts'
 import {
   EXCEPTION_STATES,
@@ -70,8 +71,7 @@ export class NativeResultStore implements ResultStore {
       if (this.#calls.cancel(number, reason)) call('results.cancelWait', () => this.native.cancelWait(number))
     }
     const timer = timeout === undefined ? undefined : setLongTimeout(() => stop(TIMED_OUT), timeout * 1000)
-    const onAbort = (): void => stop(signal?.reason)
-    signal?.addEventListener('abort', onAbort, { once: true })
+    const keepGoing = signal === undefined ? undefined : onAbort(signal, stop)
     try {
       return readMeta((await waiting) as string)
     } catch (error) {
@@ -79,7 +79,7 @@ export class NativeResultStore implements ResultStore {
       throw error === TIMED_OUT ? timedOut(taskId, timeout ?? 0) : rethrown(error)
     } finally {
       timer?.clear()
-      signal?.removeEventListener('abort', onAbort)
+      keepGoing?.()
     }
   }
 
