@@ -115,6 +115,11 @@ export function node(file: string, args: string[] = [], options: Options = {}): 
   return start(process.execPath, [file, ...args], options)
 }
 
+/** The Python that has Celery, with these arguments. */
+export function startPython(args: string[], options: Options = {}): Running {
+  return start(python(), args, options)
+}
+
 /** A worker of ours that is ready. */
 export async function startWorker(app: string, args: string[] = [], options: Options = {}): Promise<Running> {
   const worker = celeriac(['-A', app, 'worker', '-l', 'info', ...args], options)
@@ -157,13 +162,13 @@ export function pythonApp(
     async worker(args = []) {
       const common = ['-m', 'celery', '-A', 'tasks', 'worker', '-l', 'INFO', '-P', 'solo']
       const quiet = ['--without-gossip', '--without-mingle', '--without-heartbeat']
-      const worker = start(python(), [...common, ...quiet, ...args], options)
+      const worker = startPython([...common, ...quiet, ...args], options)
       await worker.says(/ ready\./)
       return worker
     },
-    celery: (...args) => start(python(), ['-m', 'celery', '-A', 'tasks', ...args], options).finished,
+    celery: (...args) => startPython(['-m', 'celery', '-A', 'tasks', ...args], options).finished,
     async run(code) {
-      const child = start(python(), ['-c', `from tasks import *\n${code}`], options)
+      const child = startPython(['-c', `from tasks import *\n${code}`], options)
       const { code: exit, stdout, stderr } = await within(90, 'the end of the snippet', child.finished)
       if (exit !== 0) throw new Error(`the snippet ended with ${exit}:\n${stdout}${stderr}`)
       return stdout.trim()

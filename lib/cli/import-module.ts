@@ -58,5 +58,8 @@ function describe(error: unknown): string {
   )
   const place = inFront ?? frame?.trim().replace(/^at /, '')
   const known = typeof code === 'string' && code.startsWith('ERR_CELERIAC') ? ` (${code})` : ''
-  return `${error.name}: ${error.message.split('\n')[0] ?? ''}${known}${place === undefined ? '' : `, at ${place}`}`
+  // jiti calls what the compiler says an Error, and puts the place into its message.
+  const message = error.message.replace(/\s+/g, ' ').trim()
+  const text = message.startsWith('ParseError: ') ? message : `${error.name}: ${message}`
+  return `${text}${known}${place === undefined ? '' : `, at ${place}`}`
 }

@@ -1,4 +1,4 @@
-import { Command, CommanderError, Option } from 'commander'
+import { Command, CommanderError, type HelpConfiguration, Option } from 'commander'
 
 import { CeleriacError } from '../errors.ts'
 import { stackOf } from '../log/record.ts'
@@ -33,6 +33,15 @@ export async function runCommandLine(
   }
 }
 
+/** A command whose options are read from the environment too, as in Celery: `CELERY_WORKER_CONCURRENCY`. */
+class EnvironmentCommand extends Command {
+  override addOption(option: Option): this {
+    const name = option.attributeName().replace(/[A-Z]/g, (letter) => `_${letter}`)
+    option.env(`CELERY_${this.name()}_${name}`.toUpperCase())
+    return super.addOption(option)
+  }
+}
+
 function newProgram(version: string): Command {
   return new Command('celeriac')
     .description('Celery for Node.js: workers, calls and results.')
@@ -49,20 +58,23 @@ function newProgram(version: string): Command {
     .option('--workdir <folder>', 'change to this folder first')
     .option('-C, --no-color', 'no colours')
     .option('-q, --quiet', 'say less')
+    .configureHelp(HELP)
     .showSuggestionAfterError()
     .exitOverride()
 }
 
+/** Every option can come from the environment: saying so at each would bury the help. */
+const HELP: HelpConfiguration = {
+  optionDescription: ({ description, defaultValue }) =>
+    typeof defaultValue === 'string' ? `${description} (default: ${defaultValue})` : description,
+}
+
 function addCommand(program: Command, definition: CliCommand, done: (code: number) => void): void {
-  const command = program.command(definition.name).summary(definition.summary).description(definition.summary)
+  const command = new EnvironmentCommand(definition.name).copyInheritedSettings(program)
+  command.summary(definition.summary).description(definition.summary)
+  program.addCommand(command)
   definition.configure(command)
-  // Celery reads each option from the environment too, by the name of its command.
-  for (const option of command.options) {
-    option.env(
-      `CELERY_${definition.name}_${option.attributeName()}`.replace(/([a-z])([A-Z])/g, '$1_$2').toUpperCase(),
-    )
-  }
-  command.exitOverride().action(async (...parameters: unknown[]) => {
+  command.action(async (...parameters: unknown[]) => {
     const options = command.opts()
     const args = parameters.slice(0, -2)
     const context = newContext(program)

@@ -20,7 +20,6 @@ const UNREAD = 'Celery itself declares it and never reads it'
  */
 export const notHonoured: { readonly [K in SettingName]?: string } = {
   maxDeliveries: 'redeliveries are not counted yet',
-  taskAnnotations: 'annotations are not built yet',
 
   beatEnableRemoteControl: BEAT,
   beatRemoteControlMaxTickAge: BEAT,
@@ -96,8 +95,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   workerTimer: CLASSES,
   workerTimerPrecision: 'the timers of the core need no polling',
   workerCancelLongRunningTasksOnConnectionLoss: 'claims outlive a connection that comes back',
-  workerSoftShutdownTimeout: 'the soft shutdown is not built yet',
-  workerEnableSoftShutdownOnIdle: 'the soft shutdown is not built yet',
   workerDirect: 'queues of single workers are not built yet',
   workerDisableRateLimits: 'rate limits are not built yet',
   workerDeduplicateSuccessfulTasks: 'results are not asked for before a task is run',

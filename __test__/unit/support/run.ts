@@ -83,13 +83,26 @@ export class RunnerHarness {
   }
 }
 
-type RawPublication = [route: number, id: string, args: unknown, kwargs: unknown, options: Record<string, unknown> | null]
+type RawPublication = [
+  route: number,
+  id: string,
+  args: unknown,
+  kwargs: unknown,
+  options: Record<string, unknown> | null,
+]
 type RawSettlement = [number, number, string | null, unknown, string | null, unknown, RawPublication[] | null]
 
 function readSettlement([tag, outcome, state, result, traceback, children, publish]: RawSettlement): Settled {
   const messages = (publish ?? []).map(([route, id, args, kwargs, options]) => {
     const to = FakeBroker.last.routes[route]
-    return { task: to?.task ?? '', routingKey: to?.routingKey ?? '', id, args, kwargs, options: options ?? {} }
+    return {
+      task: to?.task ?? '',
+      routingKey: to?.routingKey ?? '',
+      id,
+      args,
+      kwargs,
+      options: options ?? {},
+    }
   })
   return { tag, outcome, state, result, traceback, children, publish: messages }
 }

@@ -60,7 +60,8 @@ test('an idle pool is idle at once', async () => {
 })
 
 test('every pool is found by its name and its aliases', () => {
-  for (const pool of pools) for (const name of [pool.name, ...pool.aliases]) expect(poolNamed(name)).toBe(pool)
+  for (const pool of pools)
+    for (const name of [pool.name, ...pool.aliases]) expect(poolNamed(name)).toBe(pool)
   expect(poolNamed('gevent').name).toBe('async')
 })
 

@@ -58,7 +58,9 @@ describe('success', () => {
   test('it is logged in Celery’s words, with the shadow’s name', async () => {
     app.task({ name: 'greet' }, () => 'hi')
     await worker.run('greet', [], { shadow: 'hello' })
-    expect(worker.lines).toEqual([expect.stringMatching(/^INFO Task hello\[id-1\] succeeded in [\d.]+s: "hi"$/)])
+    expect(worker.lines).toEqual([
+      expect.stringMatching(/^INFO Task hello\[id-1\] succeeded in [\d.]+s: "hi"$/),
+    ])
     expect(worker.records[0]).toMatchObject({ logger: 'celery.app.trace', taskId: 'id-1', taskName: 'greet' })
   })
 
@@ -111,15 +113,24 @@ describe('success', () => {
 describe('what follows a success', () => {
   test('a link gets the result before its own arguments, and becomes a child', async () => {
     app.task({ name: 'one' }, () => 1)
-    const { publish, children } = await worker.run('one', [], { callbacks: [signature('next', ['a'])], root_id: 'root' })
+    const { publish, children } = await worker.run('one', [], {
+      callbacks: [signature('next', ['a'])],
+      root_id: 'root',
+    })
     expect(publish).toHaveLength(1)
-    expect(publish[0]).toMatchObject({ task: 'next', args: [1, 'a'], options: { parent_id: 'id-1', root_id: 'root' } })
+    expect(publish[0]).toMatchObject({
+      task: 'next',
+      args: [1, 'a'],
+      options: { parent_id: 'id-1', root_id: 'root' },
+    })
     expect(children).toEqual([[[publish[0]?.id, null], null]])
   })
 
   test('an immutable link gets no result', async () => {
     app.task({ name: 'one' }, () => 1)
-    const { publish } = await worker.run('one', [], { callbacks: [signature('next', ['a'], { immutable: true })] })
+    const { publish } = await worker.run('one', [], {
+      callbacks: [signature('next', ['a'], { immutable: true })],
+    })
     expect(publish[0]?.args).toEqual(['a'])
   })
 
@@ -135,7 +146,10 @@ describe('what follows a success', () => {
     expect(children).toEqual([
       [
         [first?.options['group'], null],
-        [[[first?.id, null], null], [[second?.id, null], null]],
+        [
+          [[first?.id, null], null],
+          [[second?.id, null], null],
+        ],
       ],
     ])
   })
@@ -200,7 +214,9 @@ describe('failure', () => {
       throw new Error('x')
     })
     app.task({ name: 'old' }, (_id: string) => {})
-    const { publish } = await worker.run('bad', [], { errbacks: [signature('old'), signature('elsewhere', [7])] })
+    const { publish } = await worker.run('bad', [], {
+      errbacks: [signature('old'), signature('elsewhere', [7])],
+    })
     expect(publish.map(({ task, args }) => [task, args])).toEqual([
       ['old', ['id-1']],
       ['elsewhere', ['id-1', 7]],
@@ -239,15 +255,26 @@ describe('failure', () => {
     app.task({ name: 'bad' }, () => {
       throw new Error('x')
     })
-    await worker.run('bad', [], { chain: [signature('last', [], { options: { task_id: 'last-id' } }), signature('next')] })
+    await worker.run('bad', [], {
+      chain: [signature('last', [], { options: { task_id: 'last-id' } }), signature('next')],
+    })
     expect(stored).toEqual([['last-id', 'FAILURE']])
   })
 })
 
 describe('retry', () => {
   test('the same id is sent again with one retry more, to the queue it came from', async () => {
-    app.task({ name: 'again', bind: true }, (self) => self.retry({ countdown: 0, exc: new RangeError('later') }))
-    const came = { retries: 1, root_id: 'root', parent_id: 'up', queue: 'slow', headers: { tenant: 'x' }, priority: 3 }
+    app.task({ name: 'again', bind: true }, (self) =>
+      self.retry({ countdown: 0, exc: new RangeError('later') }),
+    )
+    const came = {
+      retries: 1,
+      root_id: 'root',
+      parent_id: 'up',
+      queue: 'slow',
+      headers: { tenant: 'x' },
+      priority: 3,
+    }
     const settled = await worker.run('again', [1], { ...came, callbacks: [signature('next')] }, { k: 2 })
     expect(settled).toMatchObject({
       outcome: outcomes.acknowledge,
@@ -367,7 +394,12 @@ describe('handlers', () => {
       },
     )
     await worker.run('watched')
-    expect(order).toEqual(['beforeStart id-1 before', 'body', 'onSuccess 7 after', 'afterReturn SUCCESS 7 after'])
+    expect(order).toEqual([
+      'beforeStart id-1 before',
+      'body',
+      'onSuccess 7 after',
+      'afterReturn SUCCESS 7 after',
+    ])
   })
 
   test('an error in onSuccess is logged and changes nothing', async () => {
@@ -385,7 +417,7 @@ describe('handlers', () => {
   })
 
   test('an error in beforeStart fails the task, whose body does not run', async () => {
-    const body = vi.fn()
+    const body = vi.fn<() => void>()
     app.task(
       {
         name: 'watched',
@@ -475,7 +507,11 @@ describe('limits, revokes, shutdown', () => {
     worker.runner.terminate(['id-1', 'another'])
     await run
     expect(worker.settled).toMatchObject([
-      { outcome: outcomes.acknowledge, state: 'REVOKED', result: celeryException('TaskRevokedError', 'terminated') },
+      {
+        outcome: outcomes.acknowledge,
+        state: 'REVOKED',
+        result: celeryException('TaskRevokedError', 'terminated'),
+      },
     ])
   })
 

@@ -93,13 +93,16 @@ describe('warm', () => {
 })
 
 describe('cold', () => {
-  test.each([['SIGQUIT'], ['SIGINT', 'SIGINT'], ['SIGTERM', 'SIGINT']] as const)('after %s %s', async (...signals) => {
-    const shutdown = shutdownWith()
-    for (const signal of signals) shutdown.handle(signal)
-    worker.terminated.resolve()
-    expect(await shutdown.ended).toBe(1)
-    expect(worker.calls.at(-1)).toBe('terminate')
-  })
+  test.each([['SIGQUIT'], ['SIGINT', 'SIGINT'], ['SIGTERM', 'SIGINT']] as const)(
+    'after %s %s',
+    async (...signals) => {
+      const shutdown = shutdownWith()
+      for (const signal of signals) shutdown.handle(signal)
+      worker.terminated.resolve()
+      expect(await shutdown.ended).toBe(1)
+      expect(worker.calls.at(-1)).toBe('terminate')
+    },
+  )
 
   test('a warm shutdown that ends meanwhile leaves the exit code to the cold one', async () => {
     const shutdown = shutdownWith()

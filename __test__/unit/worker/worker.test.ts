@@ -100,7 +100,10 @@ describe('what the core is told', () => {
   test('options go before settings', async () => {
     app.conf.update({ workerConcurrency: 7, workerPrefetchMultiplier: 2 })
     expect(newWorker()).toMatchObject({ concurrency: 7, prefetch: 14 })
-    expect(newWorker({ concurrency: 3, prefetchMultiplier: 0 })).toMatchObject({ concurrency: 3, prefetch: 0 })
+    expect(newWorker({ concurrency: 3, prefetchMultiplier: 0 })).toMatchObject({
+      concurrency: 3,
+      prefetch: 0,
+    })
   })
 
   test('solo runs one at a time whatever -c says', () => {
@@ -163,7 +166,10 @@ describe('life', () => {
     })
     const worker = newWorker()
     await worker.start()
-    core.give([1, 'listening', 'one', ['one'], {}, false, {}], [2, 'listening', 'two', ['two'], {}, false, {}])
+    core.give(
+      [1, 'listening', 'one', ['one'], {}, false, {}],
+      [2, 'listening', 'two', ['two'], {}, false, {}],
+    )
     await vi.waitFor(() => expect(worker.active).toBe(2))
     core.give(['revoke', ['one'], false, 'SIGTERM'], ['revoke', ['two'], true, 'SIGTERM'])
     await vi.waitFor(() => expect(core.settled).toHaveLength(1))
@@ -188,7 +194,9 @@ describe('life', () => {
 
   test('a core that cannot go on is told by finished()', async () => {
     const worker = newWorker()
-    vi.spyOn(core, 'next').mockRejectedValue(Object.assign(new Error('gone'), { code: 'ERR_CELERIAC_BROKER_UNAVAILABLE' }))
+    vi.spyOn(core, 'next').mockRejectedValue(
+      Object.assign(new Error('gone'), { code: 'ERR_CELERIAC_BROKER_UNAVAILABLE' }),
+    )
     await worker.start()
     await expect(worker.finished()).rejects.toMatchObject({ code: 'ERR_CELERIAC_BROKER_UNAVAILABLE' })
   })
