@@ -133,8 +133,10 @@ export async function installPackages() {
     )
   }
   console.log('Installing npm packages …')
-  const options = ['--no-audit', '--no-fund', '--prefer-offline']
-  await must('Installing the npm packages', 'npm', ['ci', ...options], { show: false })
+  // Not `npm ci`: it refuses a lock file that lacks packages of other platforms, which npm leaves out of it when the
+  // registry at hand does not have them. The locked versions are installed all the same.
+  const options = ['--no-save', '--no-audit', '--no-fund', '--prefer-offline']
+  await must('Installing the npm packages', 'npm', ['install', ...options], { show: false })
 }
 
 function hasPackages() {
