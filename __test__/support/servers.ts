@@ -9,8 +9,10 @@ import { join } from 'node:path'
 import { until } from './wait.ts'
 
 const children = new Set<ChildProcess>()
+const folders = new Set<string>()
 process.on('exit', () => {
   for (const child of children) child.kill('SIGKILL')
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true })
 })
 
 /** Remembers a process that must not outlive the tests. */
@@ -23,7 +25,7 @@ export function own<Child extends ChildProcess>(child: Child): Child {
 /** A folder that is removed when the process ends. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'celeriac-test-'))
-  process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
+  folders.add(folder)
   return folder
 }
 
