@@ -29,9 +29,10 @@ export interface ShutdownOptions {
 const log = getLogger('celery.worker')
 
 /**
- * What signals do to a worker, as in `celery.apps.worker`. SIGTERM and the first SIGINT end it warmly: running tasks are
- * waited for. A second SIGINT, or SIGQUIT, ends it coldly: after the soft time-out, running tasks are given up. Another
- * one during that time-out gives them up at once, and yet another ends the process.
+ * What signals do to a worker, as in `celery.apps.worker`. The first SIGTERM or SIGINT ends it warmly: running tasks are
+ * waited for. The second, or SIGQUIT, ends it coldly: after the soft time-out, running tasks are given up. Another one
+ * during that time-out gives them up at once, and yet another ends the process. In Celery SIGTERM never counts as a
+ * second one: see docs/differences.md.
  */
 export class Shutdown {
   readonly #worker: Stoppable
@@ -50,11 +51,16 @@ export class Shutdown {
     return this.#ended.promise
   }
 
+  /** Whether a signal or remote control has asked for the end. */
+  get requested(): boolean {
+    return this.#stage !== 'running'
+  }
+
   /** Obeys a signal. */
   handle(signal: EndSignal): void {
     const isHard = signal === 'SIGQUIT' || (signal === 'SIGTERM' && this.#options.remapSigterm)
-    if (signal === 'SIGTERM' && !isHard) {
-      if (this.#stage === 'running') this.#warm(0)
+    if (signal === 'SIGTERM' && !isHard && this.#stage === 'running') {
+      this.#warm(0)
       return
     }
     if (signal === 'SIGINT' && this.#stage === 'running') {
