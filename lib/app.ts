@@ -57,6 +57,7 @@ export class Celery {
   readonly #preparer: MessagePreparer
   #backend: ResultStore | undefined
   #closing: Promise<void> | undefined
+  readonly #beforeClose = new Set<() => Promise<void>>()
 
   constructor(name?: string, options?: CeleryOptions)
   constructor(options?: CeleryOptions)
@@ -285,7 +286,18 @@ export class Celery {
   }
 
   /**
-   * Settles what is under way, then closes the connections. Waits for results end with ERR_CELERIAC_CLOSED. Calling it
+   * Has {@link close} do `work` first and wait for it, while the connections are still there: workers stop. What it
+   * rejects with, `close` rejects with. Gives a function that takes that back.
+   */
+  onClose(work: () => Promise<void>): () => void {
+    this.#beforeClose.add(work)
+    return () => {
+      this.#beforeClose.delete(work)
+    }
+  }
+
+  /**
+   * Stops the app's workers, settles what is under way, then closes the connections. Waits for results end with ERR_CELERIAC_CLOSED. Calling it
    * twice is fine.
    */
   close(): Promise<void> {
@@ -300,8 +312,9 @@ export class Celery {
 
   async #end(): Promise<void> {
     leaveApps(this)
-    const results = await Promise.allSettled([this.broker.close(), this.#backend?.close()])
-    const failed = results.find((result) => result.status === 'rejected')
+    const ended = await Promise.allSettled([...this.#beforeClose].map((work) => work()))
+    const closed = await Promise.allSettled([this.broker.close(), this.#backend?.close()])
+    const failed = [...ended, ...closed].find((result) => result.status === 'rejected')
     if (failed !== undefined) throw failed.reason
   }
 

@@ -90,6 +90,13 @@ export class TaskRunner {
     }
   }
 
+  /** Fails the task of this id, if it runs, with what its body will never throw. Its message goes to the dead list. */
+  fail(id: string, error: unknown): void {
+    for (const running of this.#running.values()) {
+      if (running.id === id) this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
+    }
+  }
+
   /**
    * Gives up all that runs (cold shutdown): signals fire, messages that are not acknowledged go back to their queues,
    * the others get the state RETRY, as in Celery. What the bodies do from then on changes nothing.

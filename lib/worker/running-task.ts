@@ -1,3 +1,5 @@
+import { AsyncResource } from 'node:async_hooks'
+
 /** The time that timers of Node take at most, in milliseconds. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
@@ -15,6 +17,7 @@ export class RunningTask {
   /** Whether a revoke has ended it. */
   terminated = false
   #controller: AbortController | undefined
+  #abortInTask: ((reason: unknown) => void) | undefined
   #reason: unknown
   #aborted = false
   #softTimer: NodeJS.Timeout | undefined
@@ -30,7 +33,10 @@ export class RunningTask {
   /** The signal that its body gets. Made when it is first asked for, which most bodies never do. */
   readonly signal = (): AbortSignal => {
     if (this.#controller === undefined) {
-      this.#controller = new AbortController()
+      const controller = new AbortController()
+      this.#controller = controller
+      // What listeners throw is to be known as the task's.
+      this.#abortInTask = AsyncResource.bind((reason: unknown) => controller.abort(reason))
       if (this.#aborted) this.#controller.abort(this.#reason)
     }
     return this.#controller.signal
@@ -46,7 +52,7 @@ export class RunningTask {
     if (this.#aborted) return
     this.#aborted = true
     this.#reason = reason
-    this.#controller?.abort(reason)
+    this.#abortInTask?.(reason)
   }
 
   /** Calls `exceeded` after that many seconds, unless it has ended before. */

@@ -9,6 +9,7 @@ import type { NativeQueue, NativeResults, NativeWorker, NativeWorkerOptions } fr
 import type { Pool, PoolDefinition } from './pool/pool.ts'
 import { asyncPool } from './pool/async.ts'
 import { poolNamed } from './pool/pools.ts'
+import { Deferred } from './deferred.ts'
 import { TaskRunner } from './run-task.ts'
 import { Settler } from './settle.ts'
 import { TaskLog } from './task-log.ts'
@@ -71,6 +72,12 @@ export class Worker {
   #stopping: Promise<void> | undefined
   #ending: Promise<void> | undefined
   #closing: Promise<void> | undefined
+  /** Why the last start failed. */
+  #startError: { readonly error: unknown } | undefined
+  /** Takes back that the app stops it when it is closed. */
+  #leaveApp: (() => void) | undefined
+  /** Resolves with {@link #ending}: what a warm stop waits for no longer matters then. */
+  readonly #forced = new Deferred<void | Promise<void>>()
   #onShutdown: (() => void) | undefined
 
   constructor(app: Celery, options: WorkerOptions = {}, open: OpenWorker = openNativeWorker) {
@@ -103,15 +110,27 @@ export class Worker {
     this.#onShutdown = listener
   }
 
-  /** Connects and begins to take tasks. Resolves when it does. */
+  /**
+   * Connects and begins to take tasks. Resolves when it does. Where that fails it can be started again; once it was
+   * stopped it cannot, ERR_CELERIAC_CLOSED. The app stops it when it is closed.
+   */
   async start(): Promise<void> {
+    if (this.#isEnding) throw this.#stopped()
     if (this.#native !== undefined) {
       throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `worker ${this.hostname} was started already`)
     }
     logNativeRecords(logLevel())
     const worker = this.#open(this.app, this.#nativeOptions())
     this.#native = worker
-    await callAsync('worker.start', () => worker.start())
+    this.#startError = undefined
+    this.#leaveApp = this.app.onClose(() => this.#stopWithApp())
+    try {
+      await callAsync('worker.start', () => worker.start())
+    } catch (error) {
+      if (!this.#isEnding) await this.#undoStart(worker, error)
+      throw error
+    }
+    if (this.#isEnding) throw this.#stopped()
     this.#consuming = this.#consume(worker)
     // Whoever wants to know of it asks finished().
     this.#consuming.catch(() => {})
@@ -119,31 +138,49 @@ export class Worker {
 
   /** Resolves when it has ended, by {@link stop} or {@link terminate}; rejects when it could not go on. */
   async finished(): Promise<void> {
-    await this.#consuming
+    if (this.#startError !== undefined) throw this.#startError.error
+    try {
+      await Promise.race([this.#consuming, this.#forced.promise])
+    } catch (error) {
+      // What an end cuts off is no failure.
+      if (!this.#isEnding || !isClosed(error)) throw error
+    }
     await (this.#ending ?? this.#stopping)
   }
 
   /**
    * Ends it warmly: nothing more is claimed, what was not begun goes back to its queue at once, what runs is waited
-   * for. Calling it again gives the same promise.
+   * for, until {@link terminate} is called. Calling it again gives the same promise; before {@link start} it does
+   * nothing.
    */
   stop(): Promise<void> {
-    this.#stopping ??= this.#stop()
+    if (this.#ending !== undefined) return this.#ending
+    if (this.#native === undefined) return Promise.resolve()
+    this.#stopping ??= this.#stop(this.#native)
     return this.#stopping
   }
 
   /**
    * Ends it coldly: the signals of running tasks fire, their messages go back to their queues, and nothing they do
-   * from then on is stored. Resolves within a few seconds, whatever the broker does.
+   * from then on is stored. Resolves within a few seconds, whatever the broker does. Before {@link start} it does
+   * nothing.
    */
   terminate(): Promise<void> {
-    this.#ending ??= this.#terminate()
+    if (this.#ending !== undefined) return this.#ending
+    if (this.#native === undefined) return Promise.resolve()
+    this.#ending = this.#terminate(this.#native)
+    this.#forced.resolve(this.#ending)
     return this.#ending
   }
 
   /** Gives up the tasks that run, as {@link terminate} does, and goes on. */
   cancelActive(): void {
     this.#pool.cancelAll(new CeleriacError('ERR_CELERIAC_CLOSED', ENDED))
+  }
+
+  /** Settles a task that runs as failed with that, whatever its body does from then on. */
+  failTask(taskId: string, error: unknown): void {
+    this.#pool.fail(taskId, error)
   }
 
   /** {@link stop}. */
@@ -182,9 +219,45 @@ export class Worker {
     } else this.#pool.begin(item)
   }
 
-  async #stop(): Promise<void> {
-    const worker = this.#native
-    if (worker === undefined) return
+  get #isEnding(): boolean {
+    return this.#stopping !== undefined || this.#ending !== undefined
+  }
+
+  #stopped(): CeleriacError {
+    return new CeleriacError(
+      'ERR_CELERIAC_CLOSED',
+      `worker ${this.hostname} was stopped: make another to go on`,
+    )
+  }
+
+  /** As if it had never been started, but for {@link finished}. */
+  async #undoStart(worker: NativeWorker, error: unknown): Promise<void> {
+    this.#startError = { error }
+    this.#native = undefined
+    this.#leaveApp?.()
+    const closing = callAsync('worker.close', () => worker.close())
+    // The failure to start is what counts.
+    await withinDeadline(closing, CLOSE_DEADLINE_MS).catch(() => {})
+  }
+
+  async #stopWithApp(): Promise<void> {
+    try {
+      await this.stop()
+    } catch (error) {
+      log.exception(`could not stop worker ${this.hostname} when its app was closed`, error)
+    }
+  }
+
+  async #stop(worker: NativeWorker): Promise<void> {
+    try {
+      await Promise.race([this.#stopWarmly(worker), this.#forced.promise])
+    } catch (error) {
+      if (this.#ending === undefined) throw error
+      await this.#ending
+    }
+  }
+
+  async #stopWarmly(worker: NativeWorker): Promise<void> {
     try {
       await callAsync('worker.stop', () => worker.stop())
       await this.#pool.idle()
@@ -198,19 +271,18 @@ export class Worker {
     }
   }
 
-  async #terminate(): Promise<void> {
-    const worker = this.#native
-    if (worker === undefined) return
+  async #terminate(worker: NativeWorker): Promise<void> {
     const stopping = callAsync('worker.stop', () => worker.stop())
     this.cancelActive()
     await withinDeadline(
-      stopping.then(() => this.#close(worker)),
+      stopping.finally(() => this.#close(worker)),
       CLOSE_DEADLINE_MS,
     )
   }
 
   #close(worker: NativeWorker): Promise<void> {
     this.#closing ??= callAsync('worker.close', () => worker.close())
+    this.#leaveApp?.()
     return this.#closing
   }
 
@@ -298,6 +370,10 @@ const MIME_TYPES: Readonly<Record<string, string>> = {
 /** The MIME type of a serializer's name, as kombu has it; other names are MIME types already. */
 function mimeType(name: string): string {
   return Object.hasOwn(MIME_TYPES, name) ? (MIME_TYPES[name] as string) : name
+}
+
+function isClosed(error: unknown): boolean {
+  return error instanceof CeleriacError && error.code === 'ERR_CELERIAC_CLOSED'
 }
 
 /** Waits for `work`, no longer than that. */

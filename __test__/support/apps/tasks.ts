@@ -56,6 +56,19 @@ app.task(
   },
 )
 
+app.task({ name: 'node.stray_rejection' }, () => {
+  void Promise.reject(new Error('stray'))
+  return 1
+})
+
+/** Its soft time limit fires the signal. */
+app.task({ name: 'node.throwing_listener', bind: true }, (self) => {
+  self.signal.addEventListener('abort', () => {
+    throw new Error('from the listener')
+  })
+  return new Promise(() => {})
+})
+
 app.task({ name: 'node.write' }, (line: string) => write(line))
 
 /** When it began, and when it was asked to: both in milliseconds since 1970. */

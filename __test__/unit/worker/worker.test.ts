@@ -200,4 +200,108 @@ describe('life', () => {
     await worker.start()
     await expect(worker.finished()).rejects.toMatchObject({ code: 'ERR_CELERIAC_BROKER_UNAVAILABLE' })
   })
+
+  test('a stop before the start does nothing, and a start after the stop is refused', async () => {
+    const worker = newWorker()
+    await worker.stop()
+    await worker.terminate()
+    await worker.start()
+    await worker.stop()
+    expect(core.calls).toEqual(['stop', 'close'])
+    await expect(worker.start()).rejects.toMatchObject({ code: 'ERR_CELERIAC_CLOSED' })
+  })
+
+  test('an end by force ends a stop that waits for a body which never ends, and the stops after it', async () => {
+    app.task({ name: 'stuck' }, () => new Promise(() => {}))
+    const worker = newWorker()
+    await worker.start()
+    core.give([1, 'stuck', 'id', [], {}, false, {}])
+    await vi.waitFor(() => expect(worker.active).toBe(1))
+    const stopped = worker.stop()
+    await worker.terminate()
+    await stopped
+    await worker.stop()
+    await worker.finished()
+    expect(core.calls.filter((name) => name === 'close')).toHaveLength(1)
+  })
+
+  test('a start that failed is told by finished(), closes the core, and can be made again', async () => {
+    const worker = newWorker()
+    const start = vi
+      .spyOn(core, 'start')
+      .mockRejectedValueOnce(
+        Object.assign(new Error('wrong password'), { code: 'ERR_CELERIAC_AUTHENTICATION_FAILED' }),
+      )
+    const code = 'ERR_CELERIAC_AUTHENTICATION_FAILED'
+    await expect(worker.start()).rejects.toMatchObject({ code })
+    await expect(worker.finished()).rejects.toMatchObject({ code })
+    expect(core.calls).toEqual(['close'])
+    core = new FakeNativeWorker()
+    await worker.start()
+    expect(start).toHaveBeenCalledOnce()
+    await worker.stop()
+    await worker.finished()
+    expect(core.calls).toEqual(['stop', 'close'])
+  })
+
+  test('a stop while it starts ends the start, and it takes nothing', async () => {
+    const worker = newWorker()
+    const connected = new Deferred<void>()
+    vi.spyOn(core, 'start').mockReturnValue(connected.promise)
+    const next = vi.spyOn(core, 'next')
+    const started = worker.start()
+    await worker.stop()
+    connected.resolve()
+    await expect(started).rejects.toMatchObject({ code: 'ERR_CELERIAC_CLOSED' })
+    expect(next).not.toHaveBeenCalled()
+    await worker.finished()
+  })
+
+  test('closing the app stops its worker first', async () => {
+    const gate = new Deferred<number>()
+    app.task({ name: 'slow' }, () => gate.promise)
+    const worker = newWorker()
+    await worker.start()
+    const broker = vi.spyOn(app.broker, 'close').mockImplementation(() => {
+      core.calls.push('broker')
+      return Promise.resolve()
+    })
+    core.give([1, 'slow', 'id', [], {}, false, {}])
+    await vi.waitFor(() => expect(worker.active).toBe(1))
+    const closed = app.close()
+    gate.resolve(9)
+    await closed
+    expect(broker).toHaveBeenCalledOnce()
+    expect(core.settled).toEqual([[1, 0, 'SUCCESS', 9, null, [], null]])
+    expect(core.calls).toEqual(['stop', 'close', 'broker'])
+    await worker.finished()
+  })
+
+  test('a worker that has ended is no business of the app any more', async () => {
+    const worker = newWorker()
+    await worker.start()
+    await worker.stop()
+    const stop = vi.spyOn(worker, 'stop')
+    await app.close()
+    expect(stop).not.toHaveBeenCalled()
+  })
+
+  test('a task that is failed from outside goes to the dead list, and its body changes nothing', async () => {
+    const gate = new Deferred<number>()
+    app.task({ name: 'slow' }, () => gate.promise)
+    const worker = newWorker()
+    await worker.start()
+    core.give([1, 'slow', 'id', [], {}, false, {}])
+    await vi.waitFor(() => expect(worker.active).toBe(1))
+    worker.failTask('id', new TypeError('x'))
+    gate.resolve(9)
+    await worker.stop()
+    expect(core.settled).toHaveLength(1)
+    expect(core.settled[0]?.slice(0, 4)).toEqual([
+      1,
+      1,
+      'FAILURE',
+      { exc_type: 'TypeError', exc_message: ['x'], exc_module: 'builtins' },
+    ])
+  })
 })

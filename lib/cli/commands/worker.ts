@@ -9,6 +9,7 @@ import { flushLog, getLogger } from '../../log/logger.ts'
 import { expandNodeName, nodeName } from '../../log/node-name.ts'
 import { logNativeRecords, setUpLogging } from '../../log/setup.ts'
 import { listenToSignals, Shutdown } from '../../worker/shutdown.ts'
+import { StrayErrors } from '../../worker/stray-errors.ts'
 import { Worker } from '../../worker/worker.ts'
 import { banner } from '../banner.ts'
 import type { CliCommand } from '../command.ts'
@@ -244,17 +245,32 @@ async function runWorker(context: CliContext, worker: Worker, level: LevelName):
   })
   worker.onShutdown = () => shutdown.stop()
   const stopListening = listenToSignals(shutdown)
-  const ended = shutdown.ended
+  const stray = new StrayErrors(worker)
+  stray.listen()
+  const ended = Promise.race([shutdown.ended, stray.crashed.then(() => exitCodes.software)])
   ended.catch(() => {})
   try {
     context.say(banner(worker, level))
-    const started = await Promise.race([worker.start().then(() => 'started' as const), ended])
-    if (started !== 'started') return started
+    const started = worker.start().then(
+      () => 'started' as const,
+      (error: unknown) => {
+        // Whoever was told to end while it waited for its broker has not failed.
+        if (shutdown.requested || stray.isCrashing) return ended
+        throw error
+      },
+    )
+    const code = await Promise.race([started, ended])
+    if (code !== 'started') return code
     log.info(`${worker.hostname} ready.`)
     // It ends by a signal, by remote control, or because it cannot go on.
     return await Promise.race([ended, failure(worker)])
+  } catch (error) {
+    // Nothing is waited for that can no longer be stored.
+    await worker.terminate().catch(() => {})
+    throw error
   } finally {
     stopListening()
+    stray.stopListening()
     flushLog()
   }
 }

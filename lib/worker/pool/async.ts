@@ -25,6 +25,10 @@ export class AsyncPool implements Pool {
     this.runner.terminate(ids)
   }
 
+  fail(id: string, error: unknown): void {
+    this.runner.fail(id, error)
+  }
+
   cancelAll(reason: unknown): void {
     this.runner.cancelAll(reason)
   }

@@ -7,6 +7,8 @@ export interface Pool {
   begin(delivery: Delivery): void
   /** Ends the tasks of these ids, as far as the pool can. */
   terminate(ids: readonly string[]): void
+  /** Settles a task that runs as failed. */
+  fail(id: string, error: unknown): void
   /** Gives up what runs: cold shutdown. */
   cancelAll(reason: unknown): void
   /** How many tasks were begun and have not come to their end. */
