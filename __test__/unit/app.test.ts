@@ -359,6 +359,60 @@ describe('options of a call', () => {
     await expect(task.delay()).rejects.toThrow(invalid("'maxRetry'"))
   })
 
+  test('how a publish is retried is that of the call, else of the settings', async () => {
+    app.conf.taskPublishRetryPolicy = { maxRetries: 7, intervalStart: 1 }
+    await send({})
+    await send({ retry: false, retryPolicy: { maxRetries: null, intervalStep: 2, interval_max: 3 } as object })
+    app.conf.taskPublishRetry = false
+    await send({})
+    expect(
+      FakeBroker.last.sent.map(({ route }) => [
+        route.retry,
+        route.maxRetries,
+        route.intervalStartMs,
+        route.intervalStepMs,
+        route.intervalMaxMs,
+      ]),
+    ).toEqual([
+      [true, 7, 1000, 200, 1000],
+      [false, null, 1000, 2000, 3000],
+      [false, 7, 1000, 200, 1000],
+    ])
+  })
+
+  test('the delivery mode is that of the call, else of the exchange, else of the settings', async () => {
+    app.conf.taskQueues = { a: { exchange: { name: 'x', deliveryMode: 'transient' } }, b: {} }
+    await send({ queue: 'a' })
+    await send({ queue: 'b' })
+    await send({ queue: 'a', deliveryMode: 'persistent' })
+    app.conf.taskDefaultDeliveryMode = 'transient'
+    await send({ queue: 'b' })
+    const modes = FakeBroker.last.sent.map(
+      ({ route, options }) => options?.['delivery_mode'] ?? route.deliveryMode,
+    )
+    expect(modes).toEqual([1, 2, 2, 1])
+  })
+
+  test('routeName is routed as a task of that name', async () => {
+    app.conf.taskRoutes = { other: 'q' }
+    expect((await send({ routeName: 'other' })).sent.route).toMatchObject({
+      task: 'py.task',
+      routingKey: 'q',
+    })
+  })
+
+  test('arguments are an array and an object', async () => {
+    await expect(app.sendTask('t', 'ab' as never)).rejects.toThrow(invalid('must be an array'))
+    await expect(send({ kwargs: [] as never })).rejects.toThrow(invalid('must be an object'))
+  })
+
+  test('shadowName names the call that names nothing itself', async () => {
+    const task = app.task({ name: 'plain', shadowName: (args) => `shown ${String(args[0])}` }, (x: number) => x)
+    await task.delay(1)
+    await task.applyAsync([2], { shadow: 'mine' })
+    expect(FakeBroker.last.sent.map(({ options }) => options?.['shadow'])).toEqual(['shown 1', 'mine'])
+  })
+
   test('what varies from call to call needs no route of its own', async () => {
     for (let priority = 0; priority < 10; priority++) await send({ priority, timeLimit: priority + 1 })
     expect(FakeBroker.last.routes).toHaveLength(1)
@@ -386,6 +440,24 @@ describe('inside of a task', () => {
     const add = app.task({ name: 'add' }, (x: number) => x)
     const context = await inside(() => add.applyAsync([1], { addToParent: false }))
     expect(context.request.children).toEqual([])
+  })
+
+  test('trail: false keeps all children to themselves', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    const outer = app.task({ name: 'outer', trail: false }, () => add.delay(1))
+    const context = new TaskContext(app, outer, new Request('me', 'outer', [], {}, {}))
+    await outer.run(context, [], {})
+    expect(context.request.children).toEqual([])
+  })
+
+  test('currentWorkerTask passes over a task that was called like a function', async () => {
+    const helper = app.task({ name: 'helper' }, () => [app.currentTask?.name, app.currentWorkerTask?.name])
+    let seen: unknown
+    await inside(async () => {
+      seen = helper()
+    })
+    expect(seen).toEqual(['helper', 'outer'])
+    expect([app.currentTask, app.currentWorkerTask]).toEqual([undefined, undefined])
   })
 
   test('a task called like a function is no parent', async () => {
