@@ -168,7 +168,9 @@ describe('the log', () => {
     const bad = await nodes.app.sendTask('node.fail', ['bread'], { queue })
     await worker.says(new RegExp(String.raw`INFO/MainProcess\] Task node\.add\[${good.id}\] received`))
     await worker.says(new RegExp(String.raw`Task node\.add\[${good.id}\] succeeded in [\d.]+s: 'ab'`))
-    await worker.says(`Task node.fail[${bad.id}] raised unexpected: OutOfStock('no bread left')`)
+    const failed = `ERROR/MainProcess] Task node.fail[${bad.id}] raised unexpected: OutOfStock('no bread left')`
+    await worker.says(failed)
+    expect(worker.output).toContain(`${failed}\nOutOfStock: no bread left\n    at `)
   })
 
   test('begins with the banner', () => {

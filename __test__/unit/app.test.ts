@@ -362,7 +362,10 @@ describe('options of a call', () => {
   test('how a publish is retried is that of the call, else of the settings', async () => {
     app.conf.taskPublishRetryPolicy = { maxRetries: 7, intervalStart: 1 }
     await send({})
-    await send({ retry: false, retryPolicy: { maxRetries: null, intervalStep: 2, interval_max: 3 } as object })
+    await send({
+      retry: false,
+      retryPolicy: { maxRetries: null, intervalStep: 2, interval_max: 3 } as object,
+    })
     app.conf.taskPublishRetry = false
     await send({})
     expect(
@@ -407,7 +410,10 @@ describe('options of a call', () => {
   })
 
   test('shadowName names the call that names nothing itself', async () => {
-    const task = app.task({ name: 'plain', shadowName: (args) => `shown ${String(args[0])}` }, (x: number) => x)
+    const task = app.task(
+      { name: 'plain', shadowName: (args) => `shown ${String(args[0])}` },
+      (x: number) => x,
+    )
     await task.delay(1)
     await task.applyAsync([2], { shadow: 'mine' })
     expect(FakeBroker.last.sent.map(({ options }) => options?.['shadow'])).toEqual(['shown 1', 'mine'])

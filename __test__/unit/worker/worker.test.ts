@@ -148,7 +148,13 @@ describe('what the core is told', () => {
       resultExpiresMs: 60_000,
       resultExtended: true,
       tasks: [
-        { name: 'a', acksLate: false, ignoreResult: true, storeErrorsEvenIfIgnored: true, trackStarted: true },
+        {
+          name: 'a',
+          acksLate: false,
+          ignoreResult: true,
+          storeErrorsEvenIfIgnored: true,
+          trackStarted: true,
+        },
       ],
       controlExchange: null,
       etaTaskLimit: 9,
