@@ -75,6 +75,9 @@ describe('registering tasks', () => {
     expect((await shared.delay(2)).app).toBe(later)
     await later.close()
     expect(shared.app).toBe(earlier)
+    expect(() => sharedTask({ name: 'shared.double' }, () => 1)).toThrow(
+      expect.objectContaining({ code: 'ERR_CELERIAC_DUPLICATE_TASK' }),
+    )
   })
 })
 
@@ -170,6 +173,45 @@ describe('delay', () => {
     )
     await add.applyAsync([], { kwargs: { x: 1, y: 2 } })
     expect(FakeBroker.last.sent.at(-1)).toMatchObject({ args: '[]', kwargs: '{"x":1,"y":2}' })
+    const loose = app.task({ name: 'loose', params: ['x'], typing: false }, (x: number) => x)
+    await loose.applyAsync([1, 2] as never)
+    expect(FakeBroker.last.sent.at(-1)).toMatchObject({ args: '[1,2]' })
+  })
+})
+
+describe('what the core is told', () => {
+  test('who sends, where to, and how long it may take', async () => {
+    const settings = {
+      broker: 'redis://host/1',
+      brokerTransportOptions: { visibilityTimeout: 60, global_keyprefix: 'p' },
+      brokerConnectionTimeout: 2,
+      publishTimeout: 3,
+    }
+    const told = new Celery('told', settings)
+    await told.sendTask('t')
+    const { transportOptions, ...rest } = FakeBroker.last.options
+    expect(rest).toEqual({
+      url: 'redis://host/1',
+      connectTimeoutMs: 2000,
+      publishTimeoutMs: 3000,
+      origin: expect.stringMatching(new RegExp(`^gen${process.pid}@.`)) as string,
+      replyTo: told.oid,
+    })
+    expect(JSON.parse(transportOptions)).toEqual({ visibility_timeout: 60, global_keyprefix: 'p' })
+    await told.close()
+  })
+
+  test('what the settings say of every task', async () => {
+    app.conf.update({
+      taskDefaultPriority: 6,
+      taskReprMaxlevels: 5,
+      taskSoftTimeLimit: 7,
+      taskIgnoreResult: true,
+    })
+    const task = app.task({ name: 't' }, () => 1)
+    await task.delay()
+    const told = { priority: 6, reprMaxLevels: 5, softTimeLimit: 7, ignoreResult: true }
+    expect(FakeBroker.last.sent[0]?.route).toMatchObject(told)
   })
 })
 
@@ -536,6 +578,14 @@ describe('results', () => {
       code: 'ERR_CELERIAC_TASK_REVOKED',
       name: 'TaskRevokedError',
     })
+  })
+
+  test('why a task is retried is read as an error, and ends no wait', async () => {
+    const result = app.AsyncResult('id')
+    await result.state()
+    FakeResults.last.put('id', 'RETRY', { exc_type: 'E', exc_message: ['later'], exc_module: 'm' })
+    expect(await result.info()).toMatchObject({ name: 'TaskError', type: 'E', args: ['later'] })
+    await expect(result.get({ timeout: 0.01 })).rejects.toMatchObject({ code: 'ERR_CELERIAC_TIMEOUT' })
   })
 
   test('a timeout, and a timeout of 0, are typed', async () => {

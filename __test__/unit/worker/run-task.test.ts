@@ -265,6 +265,7 @@ describe('failure', () => {
       state: 'FAILURE',
       result: { exc_type: 'NotRegistered', exc_message: ['unknown'] },
     })
+    expect(worker.lines).toEqual(["CRITICAL Task unknown[id-1] INTERNAL ERROR: NotRegistered('unknown')"])
   })
 
   test('tasks further down the chain fail too', async () => {

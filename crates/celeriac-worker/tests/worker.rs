@@ -475,6 +475,11 @@ async fn an_error_may_be_stored_although_results_are_ignored() {
         worker.settle(outcome(&items[0], rest));
     }
     assert_eq!(bench.ready("bad").await.status, "FAILURE");
+    // What the message says goes before what the task says.
+    bench.send("wanted", Some(r#"{"ignore_result": false}"#)).await;
+    let items = next(&worker).await;
+    worker.settle(outcome(&items[0], SUCCESS));
+    assert_eq!(bench.ready("wanted").await.status, "SUCCESS");
     worker.close().await.unwrap();
     assert_eq!(bench.store.get(&["good"]).await.unwrap(), vec![None]);
 }
@@ -498,29 +503,50 @@ async fn content_that_is_not_accepted_is_kept_in_the_dead_list() {
     worker.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn no_more_than_the_prefetch_is_held() {
-    let bench = Bench::new();
-    for number in 0..10 {
-        bench.send(&number.to_string(), None).await;
-    }
-    let worker = bench
-        .worker(|options| {
-            options.concurrency = 2;
-            options.prefetch = 4;
-        })
-        .await;
-    let mut items = next(&worker).await;
-    while items.len() < 2 {
-        items.extend(next(&worker).await);
-    }
+/// Resolves once no more than this many wait in the queue.
+async fn until_left(bench: &Bench, count: u64) {
     let left = async {
-        while bench.transport.queue_length("celery").await.unwrap() > 6 {
+        while bench.transport.queue_length("celery").await.unwrap() > count {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    timeout(PATIENCE, left).await.expect("four are held");
-    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 6);
+    timeout(PATIENCE, left).await.expect("they are taken");
+}
+
+#[tokio::test]
+async fn no_more_than_the_prefetch_is_held_and_0_is_no_limit() {
+    for (prefetch, left) in [(4, 6), (0, 0)] {
+        let bench = Bench::new();
+        for number in 0..10 {
+            bench.send(&number.to_string(), None).await;
+        }
+        let worker = bench
+            .worker(|options| {
+                options.concurrency = 2;
+                options.prefetch = prefetch;
+            })
+            .await;
+        next(&worker).await;
+        until_left(&bench, left).await;
+        assert_eq!(bench.transport.queue_length("celery").await.unwrap(), left);
+        worker.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn no_more_tasks_wait_for_their_time_than_the_limit_says() {
+    let bench = Bench::new();
+    for number in 0..5 {
+        bench.send(&number.to_string(), Some(r#"{"eta": "2100-01-01T00:00:00+00:00"}"#)).await;
+    }
+    let worker = bench
+        .worker(|options| {
+            options.prefetch = 1;
+            options.eta_task_limit = Some(2);
+        })
+        .await;
+    until_left(&bench, 3).await;
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 3);
     worker.close().await.unwrap();
 }
 
