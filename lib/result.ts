@@ -64,20 +64,17 @@ export class AsyncResult<T = unknown> {
   }
 
   async #wait(options: GetOptions): Promise<ResultMeta> {
-    options.signal?.throwIfAborted()
+    const { timeout, signal: given, propagate = true, followParents = true } = options
+    given?.throwIfAborted()
     if (this.#meta !== undefined) return this.#meta
+    if (this.parent === null || !propagate || !followParents) {
+      return this.#remember(await this.#app.backend.wait(this.id, { timeout, signal: given }))
+    }
     const ending = new AbortController()
-    const signal =
-      options.signal === undefined ? ending.signal : AbortSignal.any([options.signal, ending.signal])
-    const wait = { timeout: options.timeout, signal }
-    const follow = (options.propagate ?? true) && (options.followParents ?? true)
+    const signal = given === undefined ? ending.signal : AbortSignal.any([given, ending.signal])
     try {
-      const own = this.#app.backend.wait(
-        this.id,
-        this.parent === null ? { ...wait, signal: options.signal } : wait,
-      )
-      if (this.parent === null || !follow) return this.#remember(await own)
-      return this.#remember(await Promise.race([own, ...this.#failuresOfParents(wait)]))
+      const own = this.#app.backend.wait(this.id, { timeout, signal })
+      return this.#remember(await Promise.race([own, ...this.#failuresOfParents({ signal })]))
     } finally {
       ending.abort()
     }

@@ -2,15 +2,17 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { createConnection, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { until } from './wait.ts'
 
 const children = new Set<ChildProcess>()
+const folders = new Set<string>()
 process.on('exit', () => {
   for (const child of children) child.kill('SIGKILL')
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true })
 })
 
 /** Remembers a process that must not outlive the tests. */
@@ -20,10 +22,20 @@ export function own<Child extends ChildProcess>(child: Child): Child {
   return child
 }
 
+/**
+ * A command that ends with the process that starts it, also when that one is killed; where the system cannot do that, the
+ * command itself.
+ */
+export function leashed(command: string, args: string[]): [command: string, args: string[]] {
+  return existsSync(SETPRIV) ? [SETPRIV, ['--pdeathsig', 'KILL', command, ...args]] : [command, args]
+}
+
+const SETPRIV = '/usr/bin/setpriv'
+
 /** A folder that is removed when the process ends. */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'celeriac-test-'))
-  process.on('exit', () => rmSync(folder, { recursive: true, force: true }))
+  folders.add(folder)
   return folder
 }
 
@@ -95,7 +107,9 @@ export async function startRedis(
     kill: () => end('SIGKILL'),
     stop: () => end('SIGTERM'),
     async start() {
-      child = own(spawn(process.env['CELERIAC_REDIS_SERVER'] ?? 'redis-server', args, { stdio: 'ignore' }))
+      child = own(
+        spawn(...leashed(process.env['CELERIAC_REDIS_SERVER'] ?? 'redis-server', args), { stdio: 'ignore' }),
+      )
       await until(20, `redis-server on port ${port}`, () => answers(port))
     },
   }

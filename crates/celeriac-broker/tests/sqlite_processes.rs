@@ -14,7 +14,6 @@ use celeriac_broker::Outcome;
 use support::{Folder, body, consume, open, publish, settle, take, to, within};
 
 const LEASE: Duration = Duration::from_secs(1);
-const URL: &str = "CELERIAC_TEST_BROKER";
 
 /// Killed when it is dropped, also when the test fails.
 struct Process(Child);
@@ -33,44 +32,18 @@ impl Drop for Process {
     }
 }
 
-/// This test program again, as a process that runs one of the functions below that are marked as ignored.
+/// The program `examples/queue_process.rs` in one of its roles, and the bodies that it says it took.
 fn start(role: &str, url: &str) -> (Process, impl Iterator<Item = String> + use<>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "--nocapture", role])
-        .env(URL, url)
+    // Cargo builds the examples beside the tests, unless it is told to build one test only.
+    let program = std::env::current_exe().unwrap();
+    let program = program.parent().unwrap().parent().unwrap().join("examples/queue_process");
+    let mut child = Command::new(program)
+        .args([role, url])
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap();
+        .expect("examples/queue_process is there: run `cargo build --examples` once");
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     (Process(child), lines.filter_map(|line| line.split_once("took ").map(|(_, body)| body.to_owned())))
-}
-
-fn url_of_parent() -> String {
-    std::env::var(URL).expect("only the tests of this file start it")
-}
-
-#[tokio::test]
-#[ignore = "a process that the tests below start and kill"]
-async fn takes_and_acknowledges_one_by_one() {
-    let transport = open(&url_of_parent());
-    let consumer = consume(&transport, &["q"], LEASE).await;
-    loop {
-        for delivery in consumer.receive(8).await.unwrap() {
-            println!("\ntook {}", body(&delivery));
-            settle(&consumer, delivery.tag, Outcome::Ack).await.unwrap();
-        }
-    }
-}
-
-#[tokio::test]
-#[ignore = "a process that the tests below start and kill"]
-async fn takes_and_keeps() {
-    let transport = open(&url_of_parent());
-    let consumer = consume(&transport, &["q"], LEASE).await;
-    for delivery in take(&consumer, 3).await {
-        println!("\ntook {}", body(&delivery));
-    }
-    std::future::pending::<()>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -79,7 +52,7 @@ async fn what_a_killed_process_held_comes_back_marked_and_in_order() {
     let url = folder.url("broker.db");
     let transport = open(&url);
     publish(&transport, &[to("q", "one"), to("q", "two"), to("q", "three")]).await;
-    let (mut child, lines) = start("takes_and_keeps", &url);
+    let (mut child, lines) = start("keep", &url);
     assert_eq!(lines.take(3).collect::<Vec<_>>(), ["one", "two", "three"]);
     let consumer = consume(&transport, &["q"], LEASE).await;
     let early = tokio::time::timeout(LEASE * 2, consumer.receive(1)).await;
@@ -102,7 +75,7 @@ async fn processes_that_are_killed_at_work_lose_nothing() {
     let mut taken = HashSet::new();
     for round in 1..=6 {
         // Each gets a little further than the one before, so that the kills fall at different moments.
-        let (mut child, mut lines) = start("takes_and_acknowledges_one_by_one", &url);
+        let (mut child, mut lines) = start("acknowledge", &url);
         taken.extend(lines.by_ref().take(round * 7));
         child.kill();
         // What it had printed before it died was taken too.

@@ -1,6 +1,6 @@
 //! What every native result store must do, run on each by its own short test:
 //!
-//! ```ignore
+//! ```text
 //! struct Here { … }                                   // where the documents are: a server, a file
 //! impl Place for Here { … }
 //! celeriac_testkit::result_store_contract!(Here);     // one test per behaviour

@@ -1,6 +1,6 @@
 //! What every transport must do, run on each by its own short test.
 //!
-//! ```ignore
+//! ```text
 //! transport_contract!(memory, async { ("memory://contract".to_owned(), ()) });
 //! ```
 //! makes one test per behaviour below, in a module of the given name. The block gives the URL of a broker that is up,
