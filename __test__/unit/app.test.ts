@@ -201,6 +201,18 @@ describe('what the core is told', () => {
     await told.close()
   })
 
+  test('where results are, and how to get there', async () => {
+    app.conf.update({
+      resultBackendTransportOptions: { globalKeyprefix: 'p' },
+      redisSocketTimeout: 7,
+      redisSocketConnectTimeout: 3,
+    })
+    await app.AsyncResult('id').state()
+    const { options, ...rest } = FakeResults.last.options
+    expect(rest).toEqual({ url: 'cache+memory://', connectTimeoutMs: 3000 })
+    expect(JSON.parse(options)).toEqual({ global_keyprefix: 'p', redis_socket_timeout: 7 })
+  })
+
   test('what the settings say of every task', async () => {
     app.conf.update({
       taskDefaultPriority: 6,
@@ -727,6 +739,12 @@ describe('control', () => {
       },
     ])
   })
+})
+
+test('another control exchange has another mailbox', async () => {
+  app.conf.controlExchange = 'mine'
+  await app.control.broadcast('ping')
+  expect(FakeBroker.last.messages).toMatchObject([{ exchange: 'mine.pidbox', body: { method: 'ping' } }])
 })
 
 describe('close', () => {

@@ -228,6 +228,8 @@ describe('failure', () => {
     expect(await outcomeOf('plain')).toBe(outcomes.reject)
     expect(await outcomeOf('acknowledged')).toBe(outcomes.acknowledge)
     expect(await outcomeOf('early')).toBe(outcomes.acknowledge)
+    app.conf.update({ taskAcksOnFailure: null, taskAcksOnFailureOrTimeout: false })
+    expect(await outcomeOf('plain')).toBe(outcomes.reject)
   })
 
   test('an errback of one parameter is sent the task’s id', async () => {
