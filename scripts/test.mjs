@@ -5,7 +5,8 @@
 //
 // test-results/ holds what each suite found, test by test.
 
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import {
@@ -33,6 +34,10 @@ if (unknown.length > 0) {
   process.exit(2)
 }
 const wanted = (name) => only === undefined || only.includes(name)
+
+// What tests leave in their temporary folders goes with us, also when they were killed.
+environment.TMPDIR = mkdtempSync(join(tmpdir(), 'celeriac-tests-'))
+process.on('exit', () => rmSync(environment.TMPDIR, { recursive: true, force: true, maxRetries: 5 }))
 
 /** One row of the closing table. */
 const rows = []

@@ -9,7 +9,8 @@ test(
   async () => {
     const redis = await startRedis({ appendonly: true })
     const nodes = fleet(`${redis.url}/0`, `${redis.url}/1`, { publishTimeout: 60 })
-    await nodes.nodeWorker({ queues: 'work' })
+    // What was claimed when the answer was lost comes back after a lease.
+    await nodes.nodeWorker({ queues: 'work', env: { WORKER_LEASE: '2' } })
     const work = nodes.app.task({ name: 'node.work', queue: 'work' }, (_milliseconds: number) => {})
 
     const ids: string[] = []

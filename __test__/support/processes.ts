@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { own, temporaryFolder } from './servers.ts'
+import { leashed, own, temporaryFolder } from './servers.ts'
 import { within } from './wait.ts'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
@@ -101,7 +101,7 @@ interface Options {
 function start(command: string, args: string[], options: Options): Running {
   const env = { ...process.env, PYTHONDONTWRITEBYTECODE: '1', NO_COLOR: '1', ...options.env }
   return new Running(
-    spawn(command, args, { cwd: options.cwd ?? root, env, stdio: ['ignore', 'pipe', 'pipe'] }),
+    spawn(...leashed(command, args), { cwd: options.cwd ?? root, env, stdio: ['ignore', 'pipe', 'pipe'] }),
   )
 }
 

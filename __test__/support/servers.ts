@@ -2,7 +2,7 @@
 
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { createConnection, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -21,6 +21,16 @@ export function own<Child extends ChildProcess>(child: Child): Child {
   child.once('exit', () => children.delete(child))
   return child
 }
+
+/**
+ * A command that ends with the process that starts it, also when that one is killed; where the system cannot do that, the
+ * command itself.
+ */
+export function leashed(command: string, args: string[]): [command: string, args: string[]] {
+  return existsSync(SETPRIV) ? [SETPRIV, ['--pdeathsig', 'KILL', command, ...args]] : [command, args]
+}
+
+const SETPRIV = '/usr/bin/setpriv'
 
 /** A folder that is removed when the process ends. */
 export function temporaryFolder(): string {
@@ -97,7 +107,9 @@ export async function startRedis(
     kill: () => end('SIGKILL'),
     stop: () => end('SIGTERM'),
     async start() {
-      child = own(spawn(process.env['CELERIAC_REDIS_SERVER'] ?? 'redis-server', args, { stdio: 'ignore' }))
+      child = own(
+        spawn(...leashed(process.env['CELERIAC_REDIS_SERVER'] ?? 'redis-server', args), { stdio: 'ignore' }),
+      )
       await until(20, `redis-server on port ${port}`, () => answers(port))
     },
   }

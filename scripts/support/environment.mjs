@@ -127,11 +127,8 @@ function digest(...parts) {
 /** Installs the npm packages, unless those of package-lock.json are there. */
 export async function installPackages() {
   if (hasPackages()) return
-  if (lstatSync(join(root, 'node_modules'), { throwIfNoEntry: false })?.isSymbolicLink()) {
-    throw new Problem(
-      'node_modules is a link and what it leads to is not what package-lock.json names: install there',
-    )
-  }
+  // Somebody shares packages between folders, and knows why.
+  if (lstatSync(join(root, 'node_modules'), { throwIfNoEntry: false })?.isSymbolicLink()) return
   console.log('Installing npm packages …')
   // Not `npm ci`: it refuses a lock file that lacks packages of other platforms, which npm leaves out of it when the
   // registry at hand does not have them. The locked versions are installed all the same.
