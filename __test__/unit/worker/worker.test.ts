@@ -45,11 +45,16 @@ class FakeNativeWorker {
   }
 
   settle(batch: string): void {
-    const items = JSON.parse(batch) as unknown[][]
+    const items = batch
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as unknown[])
     this.settled.push(...items)
     this.#outstanding -= items.length
     this.#wake.resolve()
   }
+
+  beat(): void {}
 
   stop(): Promise<void> {
     this.calls.push('stop')
