@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use celeriac_broker::publisher::RetryPolicy;
 use celeriac_broker::route::Route;
-use celeriac_broker::{ExchangeType, Publication, Transport};
+use celeriac_broker::{ExchangeType, Publication};
 use celeriac_protocol::Message;
 use celeriac_protocol::task::TaskTemplate;
 use celeriac_worker::TaskSettings;

@@ -12,31 +12,31 @@ use celeriac_broker::producer::Producer;
 use celeriac_broker::publisher::{Publisher, RetryPolicy};
 use celeriac_broker::route::{Route, TaskCall};
 use celeriac_broker::{ExchangeType, Publication, Queue, Transport, TransportOptions};
+use celeriac_protocol::TaskMeta;
 use celeriac_protocol::task::TaskTemplate;
-use celeriac_protocol::{Message, TaskMeta};
 use celeriac_result::{ResultStore, StoreOptions};
 use celeriac_worker::{TaskSettings, Worker, WorkerOptions};
 use serde_json::Value;
 use tokio::time::timeout;
 
 /// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A broker, a result store and a route to the queue `celery`, all of this test alone.
-pub struct Bench {
-    pub transport: Arc<dyn Transport>,
-    pub store: Arc<dyn ResultStore>,
-    pub producer: Arc<Producer>,
+pub(crate) struct Bench {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) store: Arc<dyn ResultStore>,
+    pub(crate) producer: Arc<Producer>,
     declarations: Arc<Declarations>,
-    pub route: u32,
+    pub(crate) route: u32,
 }
 
-pub fn queue() -> Queue {
+pub(crate) fn queue() -> Queue {
     Queue { name: "celery".to_owned(), durable: true, ..Queue::default() }
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let name = uuid::Uuid::new_v4();
         let transport =
             celeriac_broker::open(&format!("memory://{name}"), TransportOptions::default()).unwrap();
@@ -78,20 +78,20 @@ impl Bench {
         Self { transport, store, producer, declarations, route }
     }
 
-    pub async fn send(&self, id: &str, options: Option<&str>) {
+    pub(crate) async fn send(&self, id: &str, options: Option<&str>) {
         let call = TaskCall { route: self.route, task_id: id, args: "[2,3]", kwargs: "{}", options };
         let (_, publication) = self.producer.message(&call).unwrap();
         self.publish(publication).await;
     }
 
-    pub async fn publish(&self, publication: Publication) {
+    pub(crate) async fn publish(&self, publication: Publication) {
         self.transport.declare(&[queue()]).await.unwrap();
         for outcome in self.transport.publish(&[publication]).await {
             outcome.unwrap();
         }
     }
 
-    pub async fn worker(&self, change: impl FnOnce(&mut WorkerOptions)) -> Worker {
+    pub(crate) async fn worker(&self, change: impl FnOnce(&mut WorkerOptions)) -> Worker {
         let late = TaskSettings { acks_late: true, ..TaskSettings::default() };
         let mut options = WorkerOptions {
             hostname: "celery@test".to_owned(),
@@ -125,13 +125,13 @@ impl Bench {
         worker
     }
 
-    pub async fn ready(&self, id: &str) -> TaskMeta {
+    pub(crate) async fn ready(&self, id: &str) -> TaskMeta {
         timeout(PATIENCE, self.store.wait(id)).await.expect("a result in time").unwrap()
     }
 }
 
 /// The next items, as JavaScript parses them.
-pub async fn next(worker: &Worker) -> Vec<Value> {
+pub(crate) async fn next(worker: &Worker) -> Vec<Value> {
     loop {
         assert!(timeout(PATIENCE, worker.wait()).await.expect("a delivery in time"), "the worker is over");
         let items: Vec<Value> = serde_json::from_str(&worker.collect()).unwrap();
@@ -141,9 +141,9 @@ pub async fn next(worker: &Worker) -> Vec<Value> {
     }
 }
 
-pub fn outcome(item: &Value, rest: &str) -> String {
+pub(crate) fn outcome(item: &Value, rest: &str) -> String {
     format!("[{},{rest}]", item[0])
 }
 
 /// The end of a settlement of a task that gave 5.
-pub const SUCCESS: &str = r#"0,"SUCCESS",5,null,[],null"#;
+pub(crate) const SUCCESS: &str = r#"0,"SUCCESS",5,null,[],null"#;
