@@ -385,6 +385,12 @@ describe('apply', () => {
     const task = app.task({ name: 't', storeEagerResult: true }, () => 5)
     const result = await task.apply()
     expect(FakeResults.last.documents.get(result.id)).toMatchObject({ status: 'SUCCESS', result: 5 })
+    const plain = app.task({ name: 'plain' }, () => 6)
+    const unstored = await plain.apply()
+    app.conf.taskStoreEagerResult = true
+    const stored = await plain.apply()
+    const { documents } = FakeResults.last
+    expect([documents.has(unstored.id), documents.has(stored.id)]).toEqual([false, true])
   })
 
   test('a revoked one says so', async () => {

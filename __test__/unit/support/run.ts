@@ -40,7 +40,7 @@ export class RunnerHarness {
       app,
       hostname: 'celery@test',
       settler: this.settler,
-      log: new TaskLog((json) => json),
+      log: new TaskLog((json, maxLength) => json.slice(0, maxLength)),
       softTimeLimit,
     })
     const keep = (record: LogRecord): string => {
