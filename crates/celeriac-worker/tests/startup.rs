@@ -35,6 +35,7 @@ fn worker(url: &str, retry: bool, max_retries: Option<u32>) -> Worker {
         prefetch: 4,
         eta_task_limit: None,
         lease: Duration::from_secs(30),
+        patience: celeriac_worker::PATIENCE,
         lease_max_hold: None,
         unknown_task_requeues: 0,
         accept_content: vec!["application/json".to_owned()],
