@@ -120,11 +120,11 @@ fn is_meant(shared: &Shared, command: &Value) -> bool {
     ) else {
         return true;
     };
-    let matches = match matcher {
+    let is_match = match matcher {
         "glob" => glob::Pattern::new(pattern).ok().map(|pattern| pattern.matches(hostname)),
         _ => None,
     };
-    matches.unwrap_or_else(|| {
+    is_match.unwrap_or_else(|| {
         log::warn!(
             target: logger::CONTROL,
             "A control command for nodes that match {pattern:?} was ignored: {matcher:?} cannot be matched here.",

@@ -266,7 +266,7 @@ async fn store_started(shared: &Shared, requests: &[StoreRequest]) {
             }
         }
         Err(_) => {
-            log::warn!(target: logger::REQUEST, "Could not store STARTED: {} does not answer", store.url())
+            log::warn!(target: logger::REQUEST, "Could not store STARTED: {} does not answer", store.url());
         }
     }
 }

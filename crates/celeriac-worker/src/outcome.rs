@@ -82,7 +82,7 @@ pub(crate) fn store_request(
 /// Makes a document say that the task failed, of an exception of Celery's with this one argument.
 pub(crate) fn turn_into_failure(meta: &mut TaskMeta, exc_type: &str, argument: &str) {
     let document = Document::exception("FAILURE", exc_type, argument);
-    meta.status = document.state.to_owned();
+    document.state.clone_into(&mut meta.status);
     meta.result_json = document.result;
     meta.traceback = None;
     meta.date_done = Some(time::format_timestamp(Timestamp::now()));
