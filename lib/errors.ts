@@ -1,3 +1,30 @@
+import { inspect } from 'node:util'
+
+/** What {@link safeText} gives for what cannot be shown at all. */
+const UNPRINTABLE = '<unprintable>'
+
+/** Any value as text, for errors and log lines: objects without a prototype, proxies and what else throws included. */
+export function safeText(value: unknown): string {
+  try {
+    return String(value)
+  } catch {
+    try {
+      return inspect(value)
+    } catch {
+      return UNPRINTABLE
+    }
+  }
+}
+
+/** A property of any type, also where reading it throws: then its text is that of nothing that can be shown. */
+export function readSafely(object: object, key: string): unknown {
+  try {
+    return (object as Record<string, unknown>)[key]
+  } catch {
+    return UNPRINTABLE
+  }
+}
+
 /** The codes that the Rust core can give; a test holds this list against the core's own. */
 const CORE_CODES = [
   'ERR_CELERIAC_AUTHENTICATION_FAILED',
@@ -147,15 +174,22 @@ export class TaskError extends CeleriacError implements RemoteException {
     remote: RemoteException,
     code: 'ERR_CELERIAC_TASK_FAILED' | 'ERR_CELERIAC_TASK_REVOKED' = 'ERR_CELERIAC_TASK_FAILED',
   ) {
-    const text = remote.args
-      .map((arg) => (typeof arg === 'string' ? arg : JSON.stringify(arg, replaceBigInt)))
-      .join(', ')
+    const text = remote.args.map(argumentText).join(', ')
     super(code, text === '' ? remote.type : `${remote.type}: ${text}`)
     this.type = remote.type
     this.module = remote.module
     this.args = remote.args
     this.traceback = remote.traceback
     this.taskId = remote.taskId
+  }
+}
+
+function argumentText(arg: unknown): string {
+  if (typeof arg === 'string') return arg
+  try {
+    return JSON.stringify(arg, replaceBigInt) ?? safeText(arg)
+  } catch {
+    return safeText(arg)
   }
 }
 
@@ -193,7 +227,9 @@ export class Reject extends TaskPredicate {
 
   constructor(reason: unknown = null, options: { requeue?: boolean } = {}) {
     const requeue = options.requeue ?? false
-    super(`reject requeue=${requeue}: ${reason instanceof Error ? reason.message : String(reason)}`)
+    super(
+      `reject requeue=${requeue}: ${safeText(reason instanceof Error ? readSafely(reason, 'message') : reason)}`,
+    )
     this.reason = reason
     this.requeue = requeue
   }
@@ -239,5 +275,6 @@ function retryText(error: unknown, when: number | Date | string | null): string 
           : ''
   const text = time === '' ? 'Retry' : `Retry ${time}`
   if (error === undefined || error === null) return text
-  return `${text}: ${error instanceof Error ? `${error.name}: ${error.message}` : String(error)}`
+  if (!(error instanceof Error)) return `${text}: ${safeText(error)}`
+  return `${text}: ${safeText(readSafely(error, 'name'))}: ${safeText(readSafely(error, 'message'))}`
 }

@@ -1,3 +1,4 @@
+import { readSafely, safeText } from '../errors.ts'
 import type { LevelName } from './level.ts'
 
 /** One thing to be logged. */
@@ -18,15 +19,20 @@ export interface LogRecord {
 
 /** The stack of an error with those of its causes, as it is logged and stored. */
 export function stackOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
+  if (!(error instanceof Error)) return safeText(error)
   const lines: string[] = []
   const seen = new Set<unknown>()
   for (let current: unknown = error; current !== undefined && !seen.has(current);) {
     seen.add(current)
-    const text =
-      current instanceof Error ? (current.stack ?? `${current.name}: ${current.message}`) : String(current)
+    const text = current instanceof Error ? ownStack(current) : safeText(current)
     lines.push(lines.length === 0 ? text : `Caused by: ${text}`)
-    current = current instanceof Error ? current.cause : undefined
+    current = current instanceof Error ? readSafely(current, 'cause') : undefined
   }
   return lines.join('\n')
+}
+
+function ownStack(error: Error): string {
+  const stack = readSafely(error, 'stack')
+  if (stack !== undefined && stack !== null) return safeText(stack)
+  return `${safeText(readSafely(error, 'name'))}: ${safeText(readSafely(error, 'message'))}`
 }

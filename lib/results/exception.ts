@@ -1,4 +1,12 @@
-import { CeleriacError, type RemoteException, TaskError, TaskPredicate, TaskRevokedError } from '../errors.ts'
+import {
+  CeleriacError,
+  readSafely,
+  type RemoteException,
+  safeText,
+  TaskError,
+  TaskPredicate,
+  TaskRevokedError,
+} from '../errors.ts'
 import { canEncode } from '../serialization/encode.ts'
 
 /** An exception as Celery's JSON results have it. */
@@ -27,21 +35,23 @@ export function exceptionDocument(error: unknown): ExceptionDocument {
   if (!(error instanceof Error))
     return { exc_type: 'Error', exc_message: encodable([error]), exc_module: 'javascript' }
   const type = typeName(error)
-  const { args } = error as { args?: unknown }
+  const args = readSafely(error, 'args')
   return {
     exc_type: type,
-    exc_message: Array.isArray(args) ? encodable(args) : [error.message],
+    exc_message: Array.isArray(args) ? encodable(args) : [safeText(readSafely(error, 'message'))],
     exc_module: moduleOf(error, type),
   }
 }
 
 function typeName(error: Error): string {
-  if (error.name !== '' && error.name !== 'Error') return error.name
-  return error.constructor.name || 'Error'
+  const name = readSafely(error, 'name')
+  if (name !== undefined && name !== null && name !== '' && name !== 'Error') return safeText(name)
+  const { constructor } = error as { constructor?: { name?: unknown } | null }
+  return safeText(constructor?.name || 'Error')
 }
 
 function moduleOf(error: Error, type: string): string {
-  const { module } = error.constructor as { module?: unknown }
+  const { module } = (error.constructor ?? {}) as { module?: unknown }
   if (typeof module === 'string') return module
   if (BILLIARD.has(type)) return 'billiard.exceptions'
   if (error instanceof CeleriacError || error instanceof TaskPredicate) return 'celery.exceptions'
@@ -49,7 +59,7 @@ function moduleOf(error: Error, type: string): string {
 }
 
 function encodable(args: readonly unknown[]): unknown[] {
-  return args.map((arg) => (canEncode(arg) ? arg : String(arg)))
+  return args.map((arg) => (canEncode(arg) ? arg : safeText(arg)))
 }
 
 /** The error for what a FAILURE, RETRY or REVOKED stored: plain data in an error of ours, whatever it names. */

@@ -1,4 +1,6 @@
+import { safeText } from '../errors.ts'
 import { exceptionDocument } from '../results/exception.ts'
+import { encodeJson } from '../serialization/encode.ts'
 
 const ESCAPES: Readonly<Record<string, string>> = { '\\': '\\\\', '\n': '\\n', '\r': '\\r', '\t': '\\t' }
 
@@ -15,8 +17,15 @@ export function pythonString(text: string): string {
 /** A thrown value as Python shows an exception: `TypeError('x is not a function')`. */
 export function exceptionRepr(error: unknown): string {
   const { exc_type: type, exc_message: args } = exceptionDocument(error)
-  const shown = args.map((arg) =>
-    typeof arg === 'string' ? pythonString(arg) : (JSON.stringify(arg) ?? 'None'),
-  )
-  return `${type}(${shown.join(', ')})`
+  return `${type}(${args.map(argumentRepr).join(', ')})`
+}
+
+function argumentRepr(arg: unknown): string {
+  if (typeof arg === 'string') return pythonString(arg)
+  if (arg === undefined) return 'None'
+  try {
+    return encodeJson(arg, 'args')
+  } catch {
+    return safeText(arg)
+  }
 }

@@ -183,8 +183,8 @@ export class TaskRunner {
     this.#settle(running, {
       outcome: outcomes.acknowledge,
       state: 'RETRY',
-      result: hasError ? encodeJson(exceptionDocument(retry.error), 'error') : 'null',
-      traceback: stackOf(hasError ? retry.error : retry),
+      result: hasError ? documentText(retry.error) : 'null',
+      traceback: stackText(hasError ? retry.error : retry),
       children: childrenOf(context),
       publish: next === undefined || next === null ? context.outbox : [...context.outbox, next],
     })
@@ -282,8 +282,9 @@ export class TaskRunner {
   /** Hands over the outcome of a task, once. False when it had one already. */
   #settle(running: RunningTask, settlement: Omit<Settlement, 'tag'>): boolean {
     if (running.settled) return false
-    running.settled = true
+    // In this order: what cannot be written down is not settled.
     this.#options.settler.settle({ tag: running.tag, ...settlement })
+    running.settled = true
     return true
   }
 }
@@ -311,8 +312,27 @@ function failureOf(
 ): { state: string; result: string; traceback: string | null } {
   return {
     state: 'FAILURE',
-    result: encodeJson(exceptionDocument(error), 'error'),
-    traceback: withTraceback ? stackOf(error) : null,
+    result: documentText(error),
+    traceback: withTraceback ? stackText(error) : null,
+  }
+}
+
+/** Stored for what was thrown and cannot even be looked at, such as a proxy that throws. */
+const UNPRINTABLE_ERROR = '{"exc_type":"Error","exc_message":["<unprintable>"],"exc_module":"javascript"}'
+
+function documentText(error: unknown): string {
+  try {
+    return encodeJson(exceptionDocument(error), 'error')
+  } catch {
+    return UNPRINTABLE_ERROR
+  }
+}
+
+function stackText(error: unknown): string | null {
+  try {
+    return stackOf(error)
+  } catch {
+    return null
   }
 }
 

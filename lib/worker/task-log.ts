@@ -1,3 +1,4 @@
+import { safeText } from '../errors.ts'
 import { getLogger } from '../log/logger.ts'
 import { native } from '../native.ts'
 import type { Request } from '../request.ts'
@@ -13,7 +14,7 @@ export type Repr = (json: string, maxLength: number) => string
 /** {@link Repr} by the core. */
 export const nativeRepr: Repr = (json, maxLength) => native().pythonRepr(json, false, maxLength)
 
-/** Writes the lines about a task's end, in the words that tools for Celery's logs look for. */
+/** Writes the lines about a task's end, in the words that tools for Celery's logs look for. Nothing here throws. */
 export class TaskLog {
   readonly #repr: Repr
 
@@ -24,53 +25,83 @@ export class TaskLog {
   succeeded(request: Request, milliseconds: number, result: string, maxLength: number): void {
     if (!trace.isEnabledFor('INFO')) return
     const seconds = Math.round(milliseconds * 1000) / 1e6
-    trace.info(`${subject(request)} succeeded in ${seconds}s: ${this.#repr(result, maxLength)}`, of(request))
+    attempt(() =>
+      trace.info(
+        `${subject(request)} succeeded in ${seconds}s: ${this.#repr(result, maxLength)}`,
+        of(request),
+      ),
+    )
   }
 
   /** An expected error (`throws`) is one line; any other comes with its stack. */
   failed(request: Request, error: unknown, expected: boolean): void {
-    if (expected) trace.info(`${subject(request)} raised expected: ${exceptionRepr(error)}`, of(request))
-    else trace.exception(`${subject(request)} raised unexpected: ${exceptionRepr(error)}`, error, of(request))
+    attempt(() => {
+      if (expected) trace.info(`${subject(request)} raised expected: ${exceptionRepr(error)}`, of(request))
+      else
+        trace.exception(`${subject(request)} raised unexpected: ${exceptionRepr(error)}`, error, of(request))
+    })
   }
 
   retried(request: Request, reason: string): void {
-    trace.info(`${subject(request)} retry: ${reason}`, of(request))
+    attempt(() => trace.info(`${subject(request)} retry: ${reason}`, of(request)))
   }
 
   ignored(request: Request): void {
-    trace.info(`${subject(request)} ignored`, of(request))
+    attempt(() => trace.info(`${subject(request)} ignored`, of(request)))
   }
 
   rejected(request: Request, error: Error): void {
-    trace.warning(`${subject(request)} ${error.message}`, { ...of(request), error })
+    attempt(() => trace.warning(`${subject(request)} ${error.message}`, { ...of(request), error }))
   }
 
   revoked(request: Request): void {
-    requests.info(`${subject(request)} was terminated by a revoke`, of(request))
+    attempt(() => requests.info(`${subject(request)} was terminated by a revoke`, of(request)))
   }
 
   softTimeLimit(request: Request, seconds: number): void {
-    requests.warning(`Soft time limit (${seconds}s) exceeded for ${request.task}[${request.id}]`, of(request))
+    attempt(() =>
+      requests.warning(
+        `Soft time limit (${seconds}s) exceeded for ${request.task}[${request.id}]`,
+        of(request),
+      ),
+    )
   }
 
   handlerRaised(request: Request, handler: string, error: unknown): void {
-    trace.exception(
-      `${subject(request)} ${handler} handler raised: ${exceptionRepr(error)}`,
-      error,
-      of(request),
+    attempt(() =>
+      trace.exception(
+        `${subject(request)} ${handler} handler raised: ${exceptionRepr(error)}`,
+        error,
+        of(request),
+      ),
     )
   }
 
   errbackRaised(request: Request, errback: string, error: unknown): void {
-    trace.exception(`Errback '${errback}' raised an exception`, error, of(request))
+    attempt(() => trace.exception(`Errback '${errback}' raised an exception`, error, of(request)))
   }
 
   internalError(id: string, name: string, error: unknown): void {
-    trace.log('CRITICAL', `Task ${name}[${id}] INTERNAL ERROR: ${exceptionRepr(error)}`, {
-      taskId: id,
-      taskName: name,
-      error,
-    })
+    attempt(() =>
+      trace.log('CRITICAL', `Task ${name}[${id}] INTERNAL ERROR: ${exceptionRepr(error)}`, {
+        taskId: id,
+        taskName: name,
+        error,
+      }),
+    )
+  }
+}
+
+/** A line that cannot be written is no reason to treat its task otherwise. */
+function attempt(write: () => void): void {
+  try {
+    write()
+  } catch (error) {
+    try {
+      trace.error(`a line about a task could not be written: ${safeText(error)}`)
+    } catch {
+      // Nothing can be logged at all.
+    }
   }
 }
 

@@ -4,10 +4,13 @@ import {
   CeleriacError,
   Ignore,
   MaxRetriesExceededError,
+  Reject,
+  Retry,
   SoftTimeLimitExceeded,
   TaskError,
   TaskRevokedError,
 } from '../../../lib/errors.ts'
+import { stackOf } from '../../../lib/log/record.ts'
 import { errorFromDocument, exceptionDocument } from '../../../lib/results/exception.ts'
 
 class NetworkError extends Error {}
@@ -102,5 +105,52 @@ describe('a stored exception is read', () => {
       exc_module: 'celery.exceptions',
     }
     expect(errorFromDocument(document, 'id', null)).toBeInstanceOf(TaskRevokedError)
+  })
+})
+
+describe('what cannot be turned to text by itself', () => {
+  const nameless = Object.assign(new Error('x'), { name: Symbol('odd') })
+  const wordless = Object.assign(new Error('x'), { message: Object.create(null) as string })
+  const throwing = Object.defineProperty(new Error('x'), 'message', {
+    get() {
+      throw new Error('from the getter')
+    },
+  })
+  const rest = { exc_type: 'Error', exc_module: 'javascript' }
+  test.each<[string, unknown, object]>([
+    ['an object without prototype', Object.create(null), { ...rest, exc_message: [{}] }],
+    [
+      'one with a function, as text',
+      Object.assign(Object.create(null) as object, { f: () => 1 }),
+      { ...rest, exc_message: ['[Object: null prototype] { f: [Function: f] }'] },
+    ],
+    ['a symbol', Symbol('odd'), { ...rest, exc_message: ['Symbol(odd)'] }],
+    ['a bigint', 10n, { ...rest, exc_message: [10n] }],
+    ['a symbol for a name', nameless, { ...rest, exc_type: 'Symbol(odd)', exc_message: ['x'] }],
+    ['an object for a message', wordless, { ...rest, exc_message: ['[Object: null prototype] {}'] }],
+    ['a message that throws', throwing, { ...rest, exc_message: ['<unprintable>'] }],
+  ])('%s', (_, error, document) => {
+    expect(exceptionDocument(error)).toEqual(document)
+    expect(stackOf(error)).toBeTypeOf('string')
+  })
+
+  test('as a cause', () => {
+    const error = new Error('x', { cause: Object.create(null) })
+    expect(stackOf(error)).toMatch(/^Error: x[^]*\nCaused by: \[Object: null prototype\] \{\}$/)
+  })
+
+  test('as what is retried for or rejected', () => {
+    const odd: unknown = Object.create(null)
+    expect(new Reject(odd).message).toBe('reject requeue=false: [Object: null prototype] {}')
+    expect(new Reject(throwing).message).toBe('reject requeue=false: <unprintable>')
+    expect(new Retry(undefined, { error: odd }).message).toBe('Retry: [Object: null prototype] {}')
+    expect(new Retry(undefined, { error: nameless }).message).toBe('Retry: Symbol(odd): x')
+  })
+
+  test('as an argument of what came from elsewhere', () => {
+    const circular: unknown[] = []
+    circular.push(circular)
+    const remote = { type: 'Odd', module: null, args: [circular, () => 1], traceback: null, taskId: 'id' }
+    expect(new TaskError(remote).message).toBe('Odd: , () => 1')
   })
 })

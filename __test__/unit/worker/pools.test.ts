@@ -53,6 +53,19 @@ test('solo begins one when the one before has ended', async () => {
   expect(runner.begun).toEqual([1, 2])
 })
 
+test.each(['async', 'solo'])('%s: a run that is rejected gives its place back', async (name) => {
+  const runner = new FakeRunner()
+  const pool = poolNamed(name).create(runner as unknown as TaskRunner)
+  pool.begin(delivery(1))
+  pool.begin(delivery(2))
+  await turn()
+  runner.ends.get(1)?.reject(new Error('x'))
+  await turn()
+  expect([runner.begun, pool.active]).toEqual([[1, 2], 1])
+  runner.end(2)
+  await pool.idle()
+})
+
 test('an idle pool is idle at once', async () => {
   const pool = poolNamed('async').create(new FakeRunner() as unknown as TaskRunner)
   await pool.idle()

@@ -7,7 +7,7 @@ import { configureLogging } from '../../../lib/log/logger.ts'
 import type { SignatureDict } from '../../../lib/request.ts'
 import { outcomes } from '../../../lib/worker/settle.ts'
 import { FakeBroker } from '../support/fake-native.ts'
-import { RunnerHarness } from '../support/run.ts'
+import { RunnerHarness, type Settled } from '../support/run.ts'
 
 vi.mock(import('../../../lib/native.ts'), async (original) => {
   const fake = await import('../support/fake-native.ts')
@@ -577,4 +577,67 @@ test('deliveries that end in one turn are settled in one batch', async () => {
   await new Promise((resolve) => setImmediate(resolve))
   expect(worker.batches).toHaveLength(1)
   expect(worker.settled).toHaveLength(3)
+})
+
+describe('what is thrown and cannot be shown', () => {
+  /** Runs a task that throws it; gives its settlement and the handlers that were called. */
+  async function failWith(error: unknown): Promise<[settled: Settled, handlers: string[]]> {
+    const handlers: string[] = []
+    const handler = (name: string) => () => {
+      handlers.push(name)
+    }
+    const options = { onFailure: handler('onFailure'), afterReturn: handler('afterReturn') }
+    app.task({ name: 'odd', ...options }, () => {
+      throw error
+    })
+    return [await worker.run('odd'), handlers]
+  }
+
+  const trap = (): never => {
+    throw new Error('trapped')
+  }
+
+  test.each<[string, unknown, unknown, string]>([
+    ['a bigint', 10n, [10], 'Error(10)'],
+    [
+      'a bigint among the arguments of an error',
+      Object.assign(new Error('x'), { args: [{ n: 2n }] }),
+      [{ n: 2 }],
+      'Error({"n": 2})',
+    ],
+    ['an object without prototype', Object.create(null), [{}], 'Error({})'],
+    [
+      'a message that throws',
+      Object.defineProperty(new Error('x'), 'message', { get: trap }),
+      ['<unprintable>'],
+      "Error('<unprintable>')",
+    ],
+  ])('%s: it is stored, logged, and the handlers are called', async (_, error, args, shown) => {
+    const [settled, handlers] = await failWith(error)
+    expect(settled).toMatchObject({ outcome: outcomes.acknowledge, state: 'FAILURE' })
+    expect(settled.result).toMatchObject({ exc_type: 'Error', exc_message: args })
+    expect(handlers).toEqual(['onFailure', 'afterReturn'])
+    expect(worker.lines).toEqual([`ERROR Task odd[id-1] raised unexpected: ${shown}`])
+  })
+
+  test('a proxy that throws whatever is asked of it: the task fails, and the run does not', async () => {
+    const throwItself = (): never => {
+      throw proxy
+    }
+    const proxy: unknown = new Proxy({}, { getPrototypeOf: throwItself, get: throwItself })
+    const [settled] = await failWith(proxy)
+    expect(settled).toMatchObject({
+      state: 'FAILURE',
+      result: { exc_type: 'Error', exc_message: ['<unprintable>'], exc_module: 'javascript' },
+    })
+    expect(worker.runner.running.size).toBe(0)
+  })
+
+  test('a line that cannot be written changes nothing', async () => {
+    const sink = { write: trap, flush() {}, close() {} }
+    configureLogging({ level: 'DEBUG', format: () => '', taskFormat: () => '', sink })
+    const [settled, handlers] = await failWith(new Error('x'))
+    expect(settled).toMatchObject({ state: 'FAILURE', result: { exc_message: ['x'] } })
+    expect(handlers).toEqual(['onFailure', 'afterReturn'])
+  })
 })

@@ -18,7 +18,7 @@ export class AsyncPool implements Pool {
 
   begin(delivery: Delivery): void {
     this.#active += 1
-    void this.start(delivery).then(this.#ended)
+    void this.start(delivery).then(this.#ended, this.#ended)
   }
 
   terminate(ids: readonly string[]): void {

@@ -7,7 +7,7 @@ export class SoloPool extends AsyncPool {
   #last: Promise<void> = Promise.resolve()
 
   protected override start(delivery: Delivery): Promise<void> {
-    this.#last = this.#last.then(() => this.runner.run(delivery))
+    this.#last = this.#last.catch(() => {}).then(() => this.runner.run(delivery))
     return this.#last
   }
 }
