@@ -316,14 +316,18 @@ export class Celery {
     const taskId = typeof options['task_id'] === 'string' ? options['task_id'] : randomUUID()
     const message = this.#preparer.prepare({ name, args, kwargs, options, task, strict }, taskId)
     const result = new AsyncResult<T>(this, taskId, null, message.ignoreResult ?? false)
+    const context = currentWorkerTask()
+    const isChild =
+      context !== undefined && options['add_to_parent'] !== false && (context.task.options.trail ?? true)
+    const children = isChild ? context.request.children : null
+    // Before the wait for the broker: a body need not wait for what it sends.
+    children?.push(result)
     try {
       await this.broker.publish(message, result)
     } catch (error) {
+      const index = children?.indexOf(result) ?? -1
+      if (index >= 0) children?.splice(index, 1)
       throw rethrown(error)
-    }
-    const context = currentWorkerTask()
-    if (context !== undefined && options['add_to_parent'] !== false && (context.task.options.trail ?? true)) {
-      context.request.children.push(result)
     }
     return result
   }

@@ -367,7 +367,7 @@ describe('options of a call', () => {
 
 describe('inside of a task', () => {
   const inside = async (work: () => Promise<unknown>, priority?: number) => {
-    const outer = app.task({ name: 'outer' }, work)
+    const outer = app.task({ name: `outer${app.tasks.size}` }, work)
     const wire = { root_id: 'root', ...(priority === undefined ? {} : { priority }) }
     const context = new TaskContext(app, outer, new Request('me', 'outer', [], {}, wire))
     await outer.run(context, [], {})
@@ -380,6 +380,20 @@ describe('inside of a task', () => {
     const [sent] = FakeBroker.last.sent
     expect(sent?.options).toEqual({ root_id: 'root', parent_id: 'me' })
     expect(context.request.children.map((child) => child.asTuple())).toEqual([[[sent?.taskId, null], null]])
+  })
+
+  test('a call that is not waited for is a child too, until it fails', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.delay(0)
+    FakeBroker.last.failure = { code: 'ERR_CELERIAC_CONNECTION', message: 'no broker' }
+    let call: Promise<unknown> | undefined
+    const context = await inside(() => {
+      call = add.delay(1)
+      return Promise.resolve()
+    })
+    expect(context.request.children).toHaveLength(1)
+    await expect(call).rejects.toThrow('no broker')
+    expect(context.request.children).toEqual([])
   })
 
   test('addToParent: false keeps the child to itself', async () => {

@@ -4,7 +4,7 @@ import { beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { Celery } from '../../lib/app.ts'
 import { currentTask } from '../../lib/current-task.ts'
-import { Ignore, MaxRetriesExceededError, Reject, Retry } from '../../lib/errors.ts'
+import { Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded } from '../../lib/errors.ts'
 import { type DeliveredRequest, Request } from '../../lib/request.ts'
 import { EagerResult } from '../../lib/result.ts'
 import { type AnyTask, backoff } from '../../lib/task.ts'
@@ -261,6 +261,24 @@ describe('autoretryFor', () => {
     expect(await run(failing(new Temporary(), { retryKwargs: { countdown: 5 } }))).toMatchObject({ when: 5 })
     const backingOff = { retryBackoff: 2, retryJitter: false }
     expect(await run(failing(new Temporary(), backingOff), [], {}, { retries: 2 })).toMatchObject({ when: 8 })
+  })
+
+  test('sees the reason of the signal where an aborted API throws', async () => {
+    const reason = new SoftTimeLimitExceeded()
+    const abortError = Object.assign(new Error('aborted'), { name: 'AbortError' })
+    const attempt = async (options: object, signal: AbortSignal): Promise<unknown> => {
+      const task = failing(abortError, options)
+      const context = new TaskContext(app, task, new Request('id', task.name, [], {}, {}), {
+        signal: () => signal,
+      })
+      return task.run(context, [], {}).catch((error: unknown) => error)
+    }
+    const aborted = AbortSignal.abort(reason)
+    expect(await attempt({ autoretryFor: SoftTimeLimitExceeded }, aborted)).toMatchObject({ error: reason })
+    const all = { autoretryFor: Error, dontAutoretryFor: SoftTimeLimitExceeded }
+    expect(await attempt(all, aborted)).toBe(reason)
+    expect(await attempt({ autoretryFor: undefined }, aborted)).toBe(reason)
+    expect(await attempt({ autoretryFor: Temporary }, new AbortController().signal)).toBe(abortError)
   })
 
   test('goes by the limit that the body gave to retry', async () => {
