@@ -316,6 +316,69 @@ describe('options of a call', () => {
     expect(FakeBroker.opened.flatMap((broker) => broker.sent)).toEqual([])
   })
 
+  test.each([5, '', {}])('the task id %j is refused', async (taskId) => {
+    const wrong = invalid('taskId must be a string that is not empty')
+    const options = { taskId } as unknown as { taskId: string }
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await expect(app.sendTask('x', [], options)).rejects.toThrow(wrong)
+    await expect(add.applyAsync([1], options)).rejects.toThrow(wrong)
+    await expect(add.apply([1], options)).rejects.toThrow(wrong)
+    expect(() => add.s(1).set(options).freeze()).toThrow(wrong)
+    expect(() => add.s(1).freeze(options)).toThrow(wrong)
+    expect(FakeBroker.opened).toEqual([])
+  })
+
+  test('null stands for the default of each', async () => {
+    const none = {
+      kwargs: null,
+      countdown: null,
+      eta: null,
+      expires: null,
+      taskId: null,
+      retry: null,
+      retryPolicy: null,
+      link: null,
+      linkError: null,
+      shadow: null,
+      queue: null,
+      exchange: null,
+      exchangeType: null,
+      routingKey: null,
+      priority: null,
+      serializer: null,
+      compression: null,
+      deliveryMode: null,
+      headers: null,
+      properties: null,
+      addToParent: null,
+      ignoreResult: null,
+      replyTo: null,
+      groupId: null,
+      groupIndex: null,
+      chord: null,
+      chain: null,
+      rootId: null,
+      parentId: null,
+      retries: null,
+      origin: null,
+      replacedTaskNesting: null,
+      argsrepr: null,
+      kwargsrepr: null,
+      stamps: null,
+      routeName: null,
+    }
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.applyAsync([1])
+    await add.applyAsync([1], none)
+    await app.sendTask('add', [1], null)
+    await app.sendTask('add', [1], none)
+    const [first, ...others] = FakeBroker.last.sent.map(({ taskId: _, ...message }) => message)
+    for (const other of others) expect(other).toEqual(first)
+    expect(FakeBroker.last.sent.every(({ taskId }) => taskId.length === 36)).toBe(true)
+    await app.sendTask('add', null)
+    expect(FakeBroker.last.sent.at(-1)?.args).toBe('[]')
+  })
+
   test('another serializer or a compression is refused', async () => {
     await expect(send({ serializer: 'pickle' })).rejects.toMatchObject({ code: 'ERR_CELERIAC_NOT_SUPPORTED' })
     await expect(send({ compression: 'gzip' })).rejects.toMatchObject({ code: 'ERR_CELERIAC_NOT_SUPPORTED' })
