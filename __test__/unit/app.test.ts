@@ -370,6 +370,69 @@ describe('options of a call', () => {
     expect(FakeBroker.opened.flatMap((broker) => broker.sent)).toEqual([])
   })
 
+  test.each([5, '', {}])('the task id %j is refused', async (taskId) => {
+    const wrong = invalid('taskId must be a string that is not empty')
+    const options = { taskId } as unknown as { taskId: string }
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await expect(app.sendTask('x', [], options)).rejects.toThrow(wrong)
+    await expect(add.applyAsync([1], options)).rejects.toThrow(wrong)
+    await expect(add.apply([1], options)).rejects.toThrow(wrong)
+    expect(() => add.s(1).set(options).freeze()).toThrow(wrong)
+    expect(() => add.s(1).freeze(options)).toThrow(wrong)
+    expect(FakeBroker.opened).toEqual([])
+  })
+
+  test('null stands for the default of each', async () => {
+    const none = {
+      kwargs: null,
+      countdown: null,
+      eta: null,
+      expires: null,
+      taskId: null,
+      retry: null,
+      retryPolicy: null,
+      link: null,
+      linkError: null,
+      shadow: null,
+      queue: null,
+      exchange: null,
+      exchangeType: null,
+      routingKey: null,
+      priority: null,
+      serializer: null,
+      compression: null,
+      deliveryMode: null,
+      headers: null,
+      properties: null,
+      addToParent: null,
+      ignoreResult: null,
+      replyTo: null,
+      groupId: null,
+      groupIndex: null,
+      chord: null,
+      chain: null,
+      rootId: null,
+      parentId: null,
+      retries: null,
+      origin: null,
+      replacedTaskNesting: null,
+      argsrepr: null,
+      kwargsrepr: null,
+      stamps: null,
+      routeName: null,
+    }
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.applyAsync([1])
+    await add.applyAsync([1], none)
+    await app.sendTask('add', [1], null)
+    await app.sendTask('add', [1], none)
+    const [first, ...others] = FakeBroker.last.sent.map(({ taskId: _, ...message }) => message)
+    for (const other of others) expect(other).toEqual(first)
+    expect(FakeBroker.last.sent.every(({ taskId }) => taskId.length === 36)).toBe(true)
+    await app.sendTask('add', null)
+    expect(FakeBroker.last.sent.at(-1)?.args).toBe('[]')
+  })
+
   test('another serializer or a compression is refused', async () => {
     await expect(send({ serializer: 'pickle' })).rejects.toMatchObject({ code: 'ERR_CELERIAC_NOT_SUPPORTED' })
     await expect(send({ compression: 'gzip' })).rejects.toMatchObject({ code: 'ERR_CELERIAC_NOT_SUPPORTED' })
@@ -481,7 +544,7 @@ describe('options of a call', () => {
 
 describe('inside of a task', () => {
   const inside = async (work: () => Promise<unknown>, priority?: number) => {
-    const outer = app.task({ name: 'outer' }, work)
+    const outer = app.task({ name: `outer${app.tasks.size}` }, work)
     const wire = { root_id: 'root', ...(priority === undefined ? {} : { priority }) }
     const context = new TaskContext(app, outer, new Request('me', 'outer', [], {}, wire))
     await outer.run(context, [], {})
@@ -494,6 +557,20 @@ describe('inside of a task', () => {
     const [sent] = FakeBroker.last.sent
     expect(sent?.options).toEqual({ root_id: 'root', parent_id: 'me' })
     expect(context.request.children.map((child) => child.asTuple())).toEqual([[[sent?.taskId, null], null]])
+  })
+
+  test('a call that is not waited for is a child too, until it fails', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.delay(0)
+    FakeBroker.last.failure = { code: 'ERR_CELERIAC_CONNECTION', message: 'no broker' }
+    let call: Promise<unknown> | undefined
+    const context = await inside(() => {
+      call = add.delay(1)
+      return Promise.resolve()
+    })
+    expect(context.request.children).toHaveLength(1)
+    await expect(call).rejects.toThrow('no broker')
+    expect(context.request.children).toEqual([])
   })
 
   test('addToParent: false keeps the child to itself', async () => {
