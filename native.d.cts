@@ -78,8 +78,10 @@ export declare class NativeWorker {
    * - a request to stop: `["shutdown"]`.
    */
   next(): Promise<string | null>
+  /** A sign of life of this event loop, to be given about once a second. */
+  beat(): void
   /**
-   * Settles deliveries; appends and returns. A JSON array of
+   * Settles deliveries; appends and returns. Lines, each a JSON array
    * `[tag, outcome, state, result, traceback, children, publish]`: outcome 0 ack, 1 reject without requeue, 2 requeue
    * marked as redelivered, 3 requeue unmarked; state null stores nothing; publish null or an array of
    * `[route, taskId, args, kwargs, options]`.

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { hostname } from 'node:os'
 
 import { BrokerConnection } from './broker.ts'
-import { type ApplyAsyncOptions, readOptions, type WireOptions } from './call-options.ts'
+import { type ApplyAsyncOptions, readOptions, taskIdOf, type WireOptions } from './call-options.ts'
 import { type AnySignature, maybeSignature, Signature, type SignatureInit } from './canvas/signature.ts'
 import { type ConfigOptions, Settings } from './config/conf.ts'
 import { withSnakeCaseKeys } from './config/names.ts'
@@ -112,7 +112,8 @@ export class Celery {
     if (typeof body !== 'function') {
       throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'app.task needs the function of the task')
     }
-    return this.registerTask(new Task(this, this.#nameOf(options, body), checkTaskOptions(options), body))
+    const checked = checkTaskOptions(options)
+    return this.registerTask(new Task(this, this.#nameOf(checked, body), checked, body))
   }
 
   /** Registers a task that was made by hand; ERR_CELERIAC_DUPLICATE_TASK when its name is taken. */
@@ -142,17 +143,17 @@ export class Celery {
   /** Sends a task by name, whether it is registered here or not. Resolves once the broker has the message. */
   async sendTask<T = unknown>(
     name: string,
-    args: readonly unknown[] = [],
-    options: ApplyAsyncOptions = {},
+    args?: readonly unknown[] | null,
+    options?: ApplyAsyncOptions | null,
   ): Promise<AsyncResult<T>> {
-    const { kwargs, ...rest } = options
+    const { kwargs, ...rest } = options ?? {}
     if (this.conf.taskAlwaysEager) {
       process.emitWarning('taskAlwaysEager has no effect on sendTask', {
         type: 'CeleriacWarning',
         code: 'CELERIAC_ALWAYS_EAGER_IGNORED',
       })
     }
-    return this.#send<T>(name, args, kwargs ?? {}, readOptions(rest), this.tasks.get(name), true)
+    return this.#send<T>(name, args ?? [], kwargs ?? {}, readOptions(rest), this.tasks.get(name), true)
   }
 
   /** A signature of a task by name. */
@@ -186,9 +187,13 @@ export class Celery {
   async sendFromTask<T>(
     task: AnyTask,
     args: readonly unknown[],
-    options?: ApplyAsyncOptions,
+    options?: ApplyAsyncOptions | null,
   ): Promise<AsyncResult<T>> {
-    if (options !== undefined || currentWorkerTask() !== undefined || this.conf.taskAlwaysEager) {
+    if (
+      (options !== undefined && options !== null) ||
+      currentWorkerTask() !== undefined ||
+      this.conf.taskAlwaysEager
+    ) {
       return this.#sendWithOptions<T>(task, args, options ?? {})
     }
     const route = this.#preparer.plainRoute(task)
@@ -215,8 +220,9 @@ export class Celery {
   async #sendWithOptions<T>(
     task: AnyTask,
     args: readonly unknown[],
-    { kwargs = {}, ...rest }: ApplyAsyncOptions,
+    { kwargs: given, ...rest }: ApplyAsyncOptions,
   ): Promise<AsyncResult<T>> {
+    const kwargs = given ?? {}
     checkCall(task, args, kwargs)
     const wire = readOptions(rest)
     if (this.conf.taskAlwaysEager) return this.#sendEagerly<T>(task, args, kwargs, wire)
@@ -248,7 +254,7 @@ export class Celery {
     task: AnyTask | undefined = this.tasks.get(name),
   ): PreparedMessage {
     const wire = readOptions(options)
-    const taskId = typeof wire['task_id'] === 'string' ? wire['task_id'] : randomUUID()
+    const taskId = taskIdOf(wire)
     return this.#preparer.prepare({ name, args, kwargs, options: wire, task, strict: false }, taskId)
   }
 
@@ -326,17 +332,21 @@ export class Celery {
     task: AnyTask | undefined,
     strict: boolean,
   ): Promise<AsyncResult<T>> {
-    const taskId = typeof options['task_id'] === 'string' ? options['task_id'] : randomUUID()
+    const taskId = taskIdOf(options)
     const message = this.#preparer.prepare({ name, args, kwargs, options, task, strict }, taskId)
     const result = new AsyncResult<T>(this, taskId, null, message.ignoreResult ?? false)
+    const context = currentWorkerTask()
+    const isChild =
+      context !== undefined && options['add_to_parent'] !== false && (context.task.options.trail ?? true)
+    const children = isChild ? context.request.children : null
+    // Before the wait for the broker: a body need not wait for what it sends.
+    children?.push(result)
     try {
       await this.broker.publish(message, result)
     } catch (error) {
+      const index = children?.indexOf(result) ?? -1
+      if (index >= 0) children?.splice(index, 1)
       throw rethrown(error)
-    }
-    const context = currentWorkerTask()
-    if (context !== undefined && options['add_to_parent'] !== false && (context.task.options.trail ?? true)) {
-      context.request.children.push(result)
     }
     return result
   }

@@ -1,3 +1,6 @@
+import { randomUUID } from 'node:crypto'
+
+import { CeleriacError } from './errors.ts'
 import type { AnySignature } from './canvas/signature.ts'
 import type { SignatureDict } from './request.ts'
 
@@ -9,10 +12,10 @@ export interface RetryPolicy {
   intervalMax?: number | undefined
 }
 
-/** What `applyAsync` and `sendTask` take: Celery's options in camelCase. Durations are seconds. */
+/** What `applyAsync` and `sendTask` take: Celery's options in camelCase. Durations are seconds; null is the default. */
 export interface ApplyAsyncOptions {
   /** Keyword arguments. */
-  kwargs?: Readonly<Record<string, unknown>> | undefined
+  kwargs?: Readonly<Record<string, unknown>> | null | undefined
   /** Seconds from now until the task may run. Not together with `eta`. */
   countdown?: number | null | undefined
   /** When the task may run: a Date, or ISO 8601 text (in `timezone`, so UTC, when it names no offset). */
@@ -20,11 +23,11 @@ export interface ApplyAsyncOptions {
   /** Seconds from now, or the time, after which the task is not run any more. */
   expires?: number | Date | string | null | undefined
   /** The id of the task. Default: a new UUID. */
-  taskId?: string | undefined
+  taskId?: string | null | undefined
   /** Retry the publish when the broker cannot be reached. Default `taskPublishRetry`. */
-  retry?: boolean | undefined
+  retry?: boolean | null | undefined
   /** How. Default `taskPublishRetryPolicy`. */
-  retryPolicy?: RetryPolicy | undefined
+  retryPolicy?: RetryPolicy | null | undefined
   /** What to call with the result after success. */
   link?: AnySignature | SignatureDict | ReadonlyArray<AnySignature | SignatureDict> | null | undefined
   /** What to call after a failure. */
@@ -48,17 +51,17 @@ export interface ApplyAsyncOptions {
   /** None so far. */
   compression?: string | null | undefined
   /** 1 or `transient`, 2 or `persistent`. Default `taskDefaultDeliveryMode`. */
-  deliveryMode?: 1 | 2 | 'transient' | 'persistent' | undefined
+  deliveryMode?: 1 | 2 | 'transient' | 'persistent' | null | undefined
   /** Further headers of the message; a task sees them as `request.headers`. */
-  headers?: Readonly<Record<string, unknown>> | undefined
+  headers?: Readonly<Record<string, unknown>> | null | undefined
   /** Further properties of the message, such as `app_id`. */
-  properties?: Readonly<Record<string, unknown>> | undefined
+  properties?: Readonly<Record<string, unknown>> | null | undefined
   /** Add the result to the children of the running task. Default true. */
-  addToParent?: boolean | undefined
+  addToParent?: boolean | null | undefined
   /** Store no result of this call. Default: the task's. */
-  ignoreResult?: boolean | undefined
+  ignoreResult?: boolean | null | undefined
   /** Queue for results of the rpc backend. Default: the app's own id. */
-  replyTo?: string | undefined
+  replyTo?: string | null | undefined
   groupId?: string | null | undefined
   groupIndex?: number | null | undefined
   /** Signature of the chord's body. */
@@ -70,18 +73,18 @@ export interface ApplyAsyncOptions {
   /** Default: the running task. */
   parentId?: string | null | undefined
   /** How often it was retried. */
-  retries?: number | undefined
+  retries?: number | null | undefined
   /** Default `gen<pid>@<host>`. */
-  origin?: string | undefined
-  replacedTaskNesting?: number | undefined
+  origin?: string | null | undefined
+  replacedTaskNesting?: number | null | undefined
   /** What logs show for the arguments. Default: as Python prints them. */
-  argsrepr?: string | undefined
+  argsrepr?: string | null | undefined
   /** What logs show for the keyword arguments. */
-  kwargsrepr?: string | undefined
+  kwargsrepr?: string | null | undefined
   /** Values by name that travel as stamps. */
-  stamps?: Readonly<Record<string, unknown>> | undefined
+  stamps?: Readonly<Record<string, unknown>> | null | undefined
   /** Route as a task of this name would be. */
-  routeName?: string | undefined
+  routeName?: string | null | undefined
 }
 
 /** Options under Celery's own names, as they stand in signatures: `task_id`, `link_error`, `stamped_headers`. */
@@ -149,4 +152,15 @@ export function readOptions(options: ApplyAsyncOptions | Readonly<Record<string,
     Object.assign(wire, stamps)
   }
   return wire
+}
+
+/** The id that options give a task, else a new one; ERR_CELERIAC_INVALID_ARGUMENT for what is no id. */
+export function taskIdOf(options: WireOptions, otherwise: () => string = randomUUID): string {
+  const id = options['task_id']
+  if (id === undefined || id === null) return otherwise()
+  if (typeof id === 'string' && id !== '') return id
+  throw new CeleriacError(
+    'ERR_CELERIAC_INVALID_ARGUMENT',
+    `taskId must be a string that is not empty, not ${typeof id === 'bigint' ? `${id}n` : (JSON.stringify(id) ?? typeof id)}`,
+  )
 }

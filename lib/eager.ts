@@ -1,14 +1,17 @@
 import { hostname } from 'node:os'
-import { randomUUID } from 'node:crypto'
 
-import type { WireOptions } from './call-options.ts'
+import { taskIdOf, type WireOptions } from './call-options.ts'
 import { maybeSignature } from './canvas/signature.ts'
-import { currentTask } from './current-task.ts'
+import { currentTask, runAsCurrentTask } from './current-task.ts'
 import { Ignore, Reject, Retry } from './errors.ts'
+import { getLogger } from './log/logger.ts'
 import { type DeliveredRequest, Request, type SignatureDict } from './request.ts'
 import { EagerResult } from './result.ts'
 import type { AnyTask } from './task.ts'
 import { type RetryMessage, TaskContext } from './task-context.ts'
+
+/** The logger of Celery for what becomes of tasks. */
+const trace = getLogger('celery.app.trace')
 
 type Args = readonly unknown[]
 type Kwargs = Readonly<Record<string, unknown>>
@@ -24,34 +27,65 @@ export async function runEagerly<T>(
   options: WireOptions,
   throws: boolean = task.app.conf.taskEagerPropagates,
 ): Promise<EagerResult<T>> {
-  const taskId = typeof options['task_id'] === 'string' ? options['task_id'] : randomUUID()
+  const taskId = taskIdOf(options)
   const context = new TaskContext(task.app, task, eagerRequest(task, taskId, args, kwargs, options))
   const { app } = task
-  const handlers = task.options
+  const { beforeStart, onSuccess, onFailure, onRetry, afterReturn } = task.options
+  const handle = (name: string, handler: (() => unknown) | undefined): Promise<void> =>
+    runGuarded(context, `${name} handler`, handler)
+  let result: unknown
   try {
-    await handlers.beforeStart?.call(context, taskId, args, kwargs)
-    const result = await task.run(context, args, kwargs)
+    if (beforeStart) await runAsCurrentTask(context, () => beforeStart.call(context, taskId, args, kwargs))
+    result = await task.run(context, args, kwargs)
     await store(task, context, 'SUCCESS', result)
-    await handlers.onSuccess?.call(context, result as never, taskId, args, kwargs)
-    await handlers.afterReturn?.call(context, 'SUCCESS', result, taskId, args, kwargs)
-    await runLinked(task, options['link'], [result])
-    return new EagerResult<T>(app, taskId, result, 'SUCCESS', task.name)
   } catch (error) {
     if (error instanceof Ignore) return new EagerResult<T>(app, taskId, null, 'IGNORED', task.name)
     if (error instanceof Reject) return new EagerResult<T>(app, taskId, error, 'REJECTED', task.name)
     if (error instanceof Retry) {
-      await handlers.onRetry?.call(context, error, taskId, args, kwargs)
+      const reason: unknown = error.error ?? error
+      await handle('on_retry', onRetry && (() => onRetry.call(context, reason, taskId, args, kwargs)))
       const next = error.sending as RetryMessage | undefined
       if (next === undefined) return new EagerResult<T>(app, taskId, error, 'RETRY', task.name)
       return runEagerly<T>(task, next.args, next.kwargs, next.options, throws)
     }
     const stack = error instanceof Error ? (error.stack ?? null) : null
-    await store(task, context, 'FAILURE', error, stack)
-    await handlers.onFailure?.call(context, error, taskId, args, kwargs)
-    await handlers.afterReturn?.call(context, 'FAILURE', error, taskId, args, kwargs)
-    await runLinked(task, options['link_error'], [taskId])
+    await runGuarded(context, 'storing its failure', () => store(task, context, 'FAILURE', error, stack))
+    await runLinked(context, options['link_error'], [taskId], false)
+    await handle('on_failure', onFailure && (() => onFailure.call(context, error, taskId, args, kwargs)))
+    await handle(
+      'after_return',
+      afterReturn && (() => afterReturn.call(context, 'FAILURE', error, taskId, args, kwargs)),
+    )
     if (throws) throw error
     return new EagerResult<T>(app, taskId, error, 'FAILURE', task.name, stack)
+  }
+  await runLinked(context, options['link'], [result], throws)
+  await handle(
+    'on_success',
+    onSuccess && (() => onSuccess.call(context, result as never, taskId, args, kwargs)),
+  )
+  await handle(
+    'after_return',
+    afterReturn && (() => afterReturn.call(context, 'SUCCESS', result, taskId, args, kwargs)),
+  )
+  return new EagerResult<T>(app, taskId, result, 'SUCCESS', task.name)
+}
+
+/** Runs what comes after the body: as in a worker, what it throws is logged and changes nothing. */
+async function runGuarded(
+  context: TaskContext,
+  what: string,
+  work: (() => unknown) | null | undefined,
+): Promise<void> {
+  if (work === undefined || work === null) return
+  try {
+    await runAsCurrentTask(context, work)
+  } catch (error) {
+    const { request, name } = context
+    trace.exception(`Task ${request.shadow || name}[${request.id}] ${what} raised: ${String(error)}`, error, {
+      taskId: request.id,
+      taskName: name,
+    })
   }
 }
 
@@ -97,12 +131,21 @@ function asDicts(value: unknown): SignatureDict[] | undefined {
   return JSON.parse(JSON.stringify(Array.isArray(value) ? value : [value])) as SignatureDict[]
 }
 
-/** Runs what is linked here as well, after one another. */
-async function runLinked(task: AnyTask, links: unknown, args: unknown[]): Promise<void> {
+/** Runs what is linked here as well, after one another; errors are logged unless they are to be thrown. */
+async function runLinked(
+  context: TaskContext,
+  links: unknown,
+  args: unknown[],
+  throws: boolean,
+): Promise<void> {
   const all = (
     links === undefined || links === null ? [] : Array.isArray(links) ? links : [links]
   ) as SignatureDict[]
-  for (const link of all) await maybeSignature(link, task.app)?.apply(args)
+  for (const link of all) {
+    const run = (): unknown => maybeSignature(link, context.app)?.apply(args)
+    if (throws) await runAsCurrentTask(context, run)
+    else await runGuarded(context, `linked task '${link.task}'`, run)
+  }
 }
 
 async function store(

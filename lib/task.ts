@@ -220,9 +220,9 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
     const bound = this.bindArguments(args, kwargs)
     try {
       return await runAsCurrentTask(context, () => (this.bound ? body(context, ...bound) : body(...bound)))
-    } catch (error) {
-      if (this.options.autoretryFor === undefined) throw error
-      throw afterAutoretry(context, error)
+    } catch (thrown) {
+      const error = reasonOf(context, thrown)
+      throw (this.options.autoretryFor ?? null) === null ? error : afterAutoretry(context, error)
     }
   }
 
@@ -254,11 +254,18 @@ export function backoff(
   return Math.max(0, chosen)
 }
 
-function isAnyOf(error: unknown, classes: ErrorClass | readonly ErrorClass[] | undefined): boolean {
-  if (classes === undefined) return false
+function isAnyOf(error: unknown, classes: ErrorClass | readonly ErrorClass[] | null | undefined): boolean {
+  if (classes === undefined || classes === null) return false
   return (Array.isArray(classes) ? (classes as readonly ErrorClass[]) : [classes as ErrorClass]).some(
     (one) => error instanceof one,
   )
+}
+
+/** What aborted APIs throw says nothing of why: the signal's reason does, such as SoftTimeLimitExceeded. */
+function reasonOf(context: TaskContext, error: unknown): unknown {
+  if (!(error instanceof Error) || error.name !== 'AbortError') return error
+  const { signal } = context
+  return signal.aborted ? (signal.reason as unknown) : error
 }
 
 /** What to throw for an error of a body: itself, or the Retry that `autoretryFor` makes of it. */

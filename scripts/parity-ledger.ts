@@ -103,8 +103,13 @@ export function parseVitest(report: unknown, root: string): Map<string, Outcome>
 
 /** Reads the list of cargo's tests: `[{ "name": "crate::module::test", "status": "ok" }]`. */
 export function parseCargo(report: unknown): Map<string, Outcome> {
-  const tests = report as { name: string; status: string }[]
-  return new Map(tests.map(({ name, status }) => [name, outcome(status)]))
+  const results = new Map<string, Outcome>()
+  for (const { name, status } of report as { name: string; status: string }[]) {
+    // Two crates may have a test file of one name: of several tests of one name the worst counts.
+    const before = results.get(name)
+    if (before === undefined || before === 'passed') results.set(name, outcome(status))
+  }
+  return results
 }
 
 function checkTest(name: string, results: Results): string | undefined {

@@ -162,6 +162,26 @@ describe('outcomes', () => {
   })
 })
 
+describe('the log', () => {
+  test('has Celery’s lines of a task from its arrival to its end', async () => {
+    const good = await nodes.app.sendTask('node.add', ['a', 'b'], { queue })
+    const bad = await nodes.app.sendTask('node.fail', ['bread'], { queue })
+    await worker.says(new RegExp(String.raw`INFO/MainProcess\] Task node\.add\[${good.id}\] received`))
+    await worker.says(new RegExp(String.raw`Task node\.add\[${good.id}\] succeeded in [\d.]+s: 'ab'`))
+    const failed = `ERROR/MainProcess] Task node.fail[${bad.id}] raised unexpected: OutOfStock('no bread left')`
+    await worker.says(failed)
+    expect(worker.output).toContain(`${failed}\nOutOfStock: no bread left\n    at `)
+  })
+
+  test('begins with the banner', () => {
+    for (const line of ['[config]', '.> transport:   redis://', '.> concurrency: 4 (async)', '[queues]']) {
+      expect(worker.output).toContain(line)
+    }
+    expect(worker.output).toMatch(/\.> node +exchange=node\(direct\) key=node/)
+    expect(worker.output).toMatch(/ready\./)
+  })
+})
+
 describe('what a task knows', () => {
   test('its request: id, root, retries, headers, routing key', async () => {
     const result = await nodes.app.sendTask('node.request', [], { queue, headers: { tenant: 'acme' } })

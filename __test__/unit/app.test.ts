@@ -75,6 +75,9 @@ describe('registering tasks', () => {
     expect((await shared.delay(2)).app).toBe(later)
     await later.close()
     expect(shared.app).toBe(earlier)
+    expect(() => sharedTask({ name: 'shared.double' }, () => 1)).toThrow(
+      expect.objectContaining({ code: 'ERR_CELERIAC_DUPLICATE_TASK' }),
+    )
   })
 })
 
@@ -170,6 +173,57 @@ describe('delay', () => {
     )
     await add.applyAsync([], { kwargs: { x: 1, y: 2 } })
     expect(FakeBroker.last.sent.at(-1)).toMatchObject({ args: '[]', kwargs: '{"x":1,"y":2}' })
+    const loose = app.task({ name: 'loose', params: ['x'], typing: false }, (x: number) => x)
+    await loose.applyAsync([1, 2] as never)
+    expect(FakeBroker.last.sent.at(-1)).toMatchObject({ args: '[1,2]' })
+  })
+})
+
+describe('what the core is told', () => {
+  test('who sends, where to, and how long it may take', async () => {
+    const settings = {
+      broker: 'redis://host/1',
+      brokerTransportOptions: { visibilityTimeout: 60, global_keyprefix: 'p' },
+      brokerConnectionTimeout: 2,
+      publishTimeout: 3,
+    }
+    const told = new Celery('told', settings)
+    await told.sendTask('t')
+    const { transportOptions, ...rest } = FakeBroker.last.options
+    expect(rest).toEqual({
+      url: 'redis://host/1',
+      connectTimeoutMs: 2000,
+      publishTimeoutMs: 3000,
+      origin: expect.stringMatching(new RegExp(`^gen${process.pid}@.`)) as string,
+      replyTo: told.oid,
+    })
+    expect(JSON.parse(transportOptions)).toEqual({ visibility_timeout: 60, global_keyprefix: 'p' })
+    await told.close()
+  })
+
+  test('where results are, and how to get there', async () => {
+    app.conf.update({
+      resultBackendTransportOptions: { globalKeyprefix: 'p' },
+      redisSocketTimeout: 7,
+      redisSocketConnectTimeout: 3,
+    })
+    await app.AsyncResult('id').state()
+    const { options, ...rest } = FakeResults.last.options
+    expect(rest).toEqual({ url: 'cache+memory://', connectTimeoutMs: 3000 })
+    expect(JSON.parse(options)).toEqual({ global_keyprefix: 'p', redis_socket_timeout: 7 })
+  })
+
+  test('what the settings say of every task', async () => {
+    app.conf.update({
+      taskDefaultPriority: 6,
+      taskReprMaxlevels: 5,
+      taskSoftTimeLimit: 7,
+      taskIgnoreResult: true,
+    })
+    const task = app.task({ name: 't' }, () => 1)
+    await task.delay()
+    const told = { priority: 6, reprMaxLevels: 5, softTimeLimit: 7, ignoreResult: true }
+    expect(FakeBroker.last.sent[0]?.route).toMatchObject(told)
   })
 })
 
@@ -316,6 +370,69 @@ describe('options of a call', () => {
     expect(FakeBroker.opened.flatMap((broker) => broker.sent)).toEqual([])
   })
 
+  test.each([5, '', {}])('the task id %j is refused', async (taskId) => {
+    const wrong = invalid('taskId must be a string that is not empty')
+    const options = { taskId } as unknown as { taskId: string }
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await expect(app.sendTask('x', [], options)).rejects.toThrow(wrong)
+    await expect(add.applyAsync([1], options)).rejects.toThrow(wrong)
+    await expect(add.apply([1], options)).rejects.toThrow(wrong)
+    expect(() => add.s(1).set(options).freeze()).toThrow(wrong)
+    expect(() => add.s(1).freeze(options)).toThrow(wrong)
+    expect(FakeBroker.opened).toEqual([])
+  })
+
+  test('null stands for the default of each', async () => {
+    const none = {
+      kwargs: null,
+      countdown: null,
+      eta: null,
+      expires: null,
+      taskId: null,
+      retry: null,
+      retryPolicy: null,
+      link: null,
+      linkError: null,
+      shadow: null,
+      queue: null,
+      exchange: null,
+      exchangeType: null,
+      routingKey: null,
+      priority: null,
+      serializer: null,
+      compression: null,
+      deliveryMode: null,
+      headers: null,
+      properties: null,
+      addToParent: null,
+      ignoreResult: null,
+      replyTo: null,
+      groupId: null,
+      groupIndex: null,
+      chord: null,
+      chain: null,
+      rootId: null,
+      parentId: null,
+      retries: null,
+      origin: null,
+      replacedTaskNesting: null,
+      argsrepr: null,
+      kwargsrepr: null,
+      stamps: null,
+      routeName: null,
+    }
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.applyAsync([1])
+    await add.applyAsync([1], none)
+    await app.sendTask('add', [1], null)
+    await app.sendTask('add', [1], none)
+    const [first, ...others] = FakeBroker.last.sent.map(({ taskId: _, ...message }) => message)
+    for (const other of others) expect(other).toEqual(first)
+    expect(FakeBroker.last.sent.every(({ taskId }) => taskId.length === 36)).toBe(true)
+    await app.sendTask('add', null)
+    expect(FakeBroker.last.sent.at(-1)?.args).toBe('[]')
+  })
+
   test('another serializer or a compression is refused', async () => {
     await expect(send({ serializer: 'pickle' })).rejects.toMatchObject({ code: 'ERR_CELERIAC_NOT_SUPPORTED' })
     await expect(send({ compression: 'gzip' })).rejects.toMatchObject({ code: 'ERR_CELERIAC_NOT_SUPPORTED' })
@@ -359,6 +476,66 @@ describe('options of a call', () => {
     await expect(task.delay()).rejects.toThrow(invalid("'maxRetry'"))
   })
 
+  test('how a publish is retried is that of the call, else of the settings', async () => {
+    app.conf.taskPublishRetryPolicy = { maxRetries: 7, intervalStart: 1 }
+    await send({})
+    await send({
+      retry: false,
+      retryPolicy: { maxRetries: null, intervalStep: 2, interval_max: 3 } as object,
+    })
+    app.conf.taskPublishRetry = false
+    await send({})
+    expect(
+      FakeBroker.last.sent.map(({ route }) => [
+        route.retry,
+        route.maxRetries,
+        route.intervalStartMs,
+        route.intervalStepMs,
+        route.intervalMaxMs,
+      ]),
+    ).toEqual([
+      [true, 7, 1000, 200, 1000],
+      [false, null, 1000, 2000, 3000],
+      [false, 7, 1000, 200, 1000],
+    ])
+  })
+
+  test('the delivery mode is that of the call, else of the exchange, else of the settings', async () => {
+    app.conf.taskQueues = { a: { exchange: { name: 'x', deliveryMode: 'transient' } }, b: {} }
+    await send({ queue: 'a' })
+    await send({ queue: 'b' })
+    await send({ queue: 'a', deliveryMode: 'persistent' })
+    app.conf.taskDefaultDeliveryMode = 'transient'
+    await send({ queue: 'b' })
+    const modes = FakeBroker.last.sent.map(
+      ({ route, options }) => options?.['delivery_mode'] ?? route.deliveryMode,
+    )
+    expect(modes).toEqual([1, 2, 2, 1])
+  })
+
+  test('routeName is routed as a task of that name', async () => {
+    app.conf.taskRoutes = { other: 'q' }
+    expect((await send({ routeName: 'other' })).sent.route).toMatchObject({
+      task: 'py.task',
+      routingKey: 'q',
+    })
+  })
+
+  test('arguments are an array and an object', async () => {
+    await expect(app.sendTask('t', 'ab' as never)).rejects.toThrow(invalid('must be an array'))
+    await expect(send({ kwargs: [] as never })).rejects.toThrow(invalid('must be an object'))
+  })
+
+  test('shadowName names the call that names nothing itself', async () => {
+    const task = app.task(
+      { name: 'plain', shadowName: (args) => `shown ${String(args[0])}` },
+      (x: number) => x,
+    )
+    await task.delay(1)
+    await task.applyAsync([2], { shadow: 'mine' })
+    expect(FakeBroker.last.sent.map(({ options }) => options?.['shadow'])).toEqual(['shown 1', 'mine'])
+  })
+
   test('what varies from call to call needs no route of its own', async () => {
     for (let priority = 0; priority < 10; priority++) await send({ priority, timeLimit: priority + 1 })
     expect(FakeBroker.last.routes).toHaveLength(1)
@@ -367,7 +544,7 @@ describe('options of a call', () => {
 
 describe('inside of a task', () => {
   const inside = async (work: () => Promise<unknown>, priority?: number) => {
-    const outer = app.task({ name: 'outer' }, work)
+    const outer = app.task({ name: `outer${app.tasks.size}` }, work)
     const wire = { root_id: 'root', ...(priority === undefined ? {} : { priority }) }
     const context = new TaskContext(app, outer, new Request('me', 'outer', [], {}, wire))
     await outer.run(context, [], {})
@@ -382,10 +559,42 @@ describe('inside of a task', () => {
     expect(context.request.children.map((child) => child.asTuple())).toEqual([[[sent?.taskId, null], null]])
   })
 
+  test('a call that is not waited for is a child too, until it fails', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.delay(0)
+    FakeBroker.last.failure = { code: 'ERR_CELERIAC_CONNECTION', message: 'no broker' }
+    let call: Promise<unknown> | undefined
+    const context = await inside(() => {
+      call = add.delay(1)
+      return Promise.resolve()
+    })
+    expect(context.request.children).toHaveLength(1)
+    await expect(call).rejects.toThrow('no broker')
+    expect(context.request.children).toEqual([])
+  })
+
   test('addToParent: false keeps the child to itself', async () => {
     const add = app.task({ name: 'add' }, (x: number) => x)
     const context = await inside(() => add.applyAsync([1], { addToParent: false }))
     expect(context.request.children).toEqual([])
+  })
+
+  test('trail: false keeps all children to themselves', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    const outer = app.task({ name: 'outer', trail: false }, () => add.delay(1))
+    const context = new TaskContext(app, outer, new Request('me', 'outer', [], {}, {}))
+    await outer.run(context, [], {})
+    expect(context.request.children).toEqual([])
+  })
+
+  test('currentWorkerTask passes over a task that was called like a function', async () => {
+    const helper = app.task({ name: 'helper' }, () => [app.currentTask?.name, app.currentWorkerTask?.name])
+    let seen: unknown
+    await inside(async () => {
+      seen = helper()
+    })
+    expect(seen).toEqual(['helper', expect.stringMatching(/^outer\d*$/)])
+    expect([app.currentTask, app.currentWorkerTask]).toEqual([undefined, undefined])
   })
 
   test('a task called like a function is no parent', async () => {
@@ -458,6 +667,14 @@ describe('results', () => {
       code: 'ERR_CELERIAC_TASK_REVOKED',
       name: 'TaskRevokedError',
     })
+  })
+
+  test('why a task is retried is read as an error, and ends no wait', async () => {
+    const result = app.AsyncResult('id')
+    await result.state()
+    FakeResults.last.put('id', 'RETRY', { exc_type: 'E', exc_message: ['later'], exc_module: 'm' })
+    expect(await result.info()).toMatchObject({ name: 'TaskError', type: 'E', args: ['later'] })
+    await expect(result.get({ timeout: 0.01 })).rejects.toMatchObject({ code: 'ERR_CELERIAC_TIMEOUT' })
   })
 
   test('a timeout, and a timeout of 0, are typed', async () => {
@@ -599,6 +816,12 @@ describe('control', () => {
       },
     ])
   })
+})
+
+test('another control exchange has another mailbox', async () => {
+  app.conf.controlExchange = 'mine'
+  await app.control.broadcast('ping')
+  expect(FakeBroker.last.messages).toMatchObject([{ exchange: 'mine.pidbox', body: { method: 'ping' } }])
 })
 
 describe('close', () => {

@@ -4,7 +4,9 @@ import { beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { Celery } from '../../lib/app.ts'
 import { currentTask } from '../../lib/current-task.ts'
-import { Ignore, MaxRetriesExceededError, Reject, Retry } from '../../lib/errors.ts'
+import { Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded } from '../../lib/errors.ts'
+import { configureLogging } from '../../lib/log/logger.ts'
+import type { LogRecord } from '../../lib/log/record.ts'
 import { type DeliveredRequest, Request } from '../../lib/request.ts'
 import { EagerResult } from '../../lib/result.ts'
 import { type AnyTask, backoff } from '../../lib/task.ts'
@@ -263,6 +265,24 @@ describe('autoretryFor', () => {
     expect(await run(failing(new Temporary(), backingOff), [], {}, { retries: 2 })).toMatchObject({ when: 8 })
   })
 
+  test('sees the reason of the signal where an aborted API throws', async () => {
+    const reason = new SoftTimeLimitExceeded()
+    const abortError = Object.assign(new Error('aborted'), { name: 'AbortError' })
+    const attempt = async (options: object, signal: AbortSignal): Promise<unknown> => {
+      const task = failing(abortError, options)
+      const context = new TaskContext(app, task, new Request('id', task.name, [], {}, {}), {
+        signal: () => signal,
+      })
+      return task.run(context, [], {}).catch((error: unknown) => error)
+    }
+    const aborted = AbortSignal.abort(reason)
+    expect(await attempt({ autoretryFor: SoftTimeLimitExceeded }, aborted)).toMatchObject({ error: reason })
+    const all = { autoretryFor: Error, dontAutoretryFor: SoftTimeLimitExceeded }
+    expect(await attempt(all, aborted)).toBe(reason)
+    expect(await attempt({ autoretryFor: undefined }, aborted)).toBe(reason)
+    expect(await attempt({ autoretryFor: Temporary }, new AbortController().signal)).toBe(abortError)
+  })
+
   test('goes by the limit that the body gave to retry', async () => {
     const error = new Temporary()
     const task = app.task({ name: 't', bind: true, autoretryFor: Temporary }, (self) => {
@@ -346,7 +366,7 @@ describe('apply', () => {
         name: 't',
         bind: true,
         onRetry(reason) {
-          reasons.push((reason as Retry).error)
+          reasons.push(reason)
         },
       },
       (self, x: number) => {
@@ -381,10 +401,61 @@ describe('apply', () => {
     ])
   })
 
+  test('a handler or a link that throws is logged and changes nothing', async () => {
+    const lines: string[] = []
+    const keep = ({ logger, message }: LogRecord): string => (lines.push(`${logger} ${message}`), '')
+    configureLogging({
+      level: 'ERROR',
+      format: keep,
+      taskFormat: keep,
+      sink: { write() {}, flush() {}, close() {} },
+    })
+    const raising = {
+      onSuccess: () => Promise.reject(new Error('in onSuccess')),
+      onFailure: () => Promise.reject(new Error('in onFailure')),
+      afterReturn: () => Promise.reject(new Error('in afterReturn')),
+      onRetry: () => Promise.reject(new Error('in onRetry')),
+    }
+    const unknown = app.signature('not.registered')
+    const ok = app.task({ name: 'ok', ...raising }, () => 1)
+    const done = await ok.apply([], { taskId: 'a', link: unknown })
+    expect([await done.state(), await done.get()]).toEqual(['SUCCESS', 1])
+    const bad = app.task({ name: 'bad', bind: true, ...raising }, (self) => {
+      if (self.request.retries === 0) throw self.retry({ exc: new Error('again') })
+      throw new Error('x')
+    })
+    const failed = await bad.apply([], { taskId: 'b', linkError: unknown })
+    configureLogging(undefined)
+    await expect(failed.get()).rejects.toThrow('x')
+    expect(lines).toEqual([
+      "celery.app.trace Task ok[a] linked task 'not.registered' raised: NotRegistered: no task is registered as not.registered",
+      'celery.app.trace Task ok[a] on_success handler raised: Error: in onSuccess',
+      'celery.app.trace Task ok[a] after_return handler raised: Error: in afterReturn',
+      'celery.app.trace Task bad[b] on_retry handler raised: Error: in onRetry',
+      "celery.app.trace Task bad[b] linked task 'not.registered' raised: NotRegistered: no task is registered as not.registered",
+      'celery.app.trace Task bad[b] on_failure handler raised: Error: in onFailure',
+      'celery.app.trace Task bad[b] after_return handler raised: Error: in afterReturn',
+    ])
+  })
+
+  test('throws what a link throws when errors are to propagate', async () => {
+    app.conf.taskEagerPropagates = true
+    const bad = app.task({ name: 'bad' }, () => Promise.reject(new Error('in the link')))
+    await expect(app.task({ name: 'ok' }, () => 1).apply([], { link: bad.si() })).rejects.toThrow(
+      'in the link',
+    )
+  })
+
   test('stores its result when it is to', async () => {
     const task = app.task({ name: 't', storeEagerResult: true }, () => 5)
     const result = await task.apply()
     expect(FakeResults.last.documents.get(result.id)).toMatchObject({ status: 'SUCCESS', result: 5 })
+    const plain = app.task({ name: 'plain' }, () => 6)
+    const unstored = await plain.apply()
+    app.conf.taskStoreEagerResult = true
+    const stored = await plain.apply()
+    const { documents } = FakeResults.last
+    expect([documents.has(unstored.id), documents.has(stored.id)]).toEqual([false, true])
   })
 
   test('a revoked one says so', async () => {

@@ -1,7 +1,5 @@
-import { randomUUID } from 'node:crypto'
-
 import type { Celery } from '../app.ts'
-import { readOptions, type WireOptions } from '../call-options.ts'
+import { readOptions, taskIdOf, type WireOptions } from '../call-options.ts'
 import type { ApplyAsyncOptions } from '../call-options.ts'
 import { CeleriacError } from '../errors.ts'
 import type { SignatureDict } from '../request.ts'
@@ -161,8 +159,7 @@ export class Signature<Args extends unknown[] = unknown[], Return = unknown> {
     } = {},
   ): AsyncResult<Awaited<Return>> {
     const { options } = this
-    const taskId =
-      typeof options['task_id'] === 'string' ? options['task_id'] : (fixed.taskId ?? randomUUID())
+    const taskId = taskIdOf(options, () => taskIdOf({ task_id: fixed.taskId }))
     options['task_id'] = taskId
     if (fixed.rootId !== undefined) options['root_id'] = fixed.rootId
     if (fixed.parentId !== undefined) options['parent_id'] = fixed.parentId

@@ -12,7 +12,7 @@ import { DateTime, PyFloat, pythonFloat, pythonIsoFormat, type TypedValue } from
 export function encodeJson(value: unknown, what: string): string {
   ancestors.length = 0
   if (isPlain(value)) return JSON.stringify(value)
-  return write(value, { path: [what], above: new Set(), tagged: false })
+  return write(value, { path: [what], above: new Set(), tagged: false, levels: MAX_LEVELS })
 }
 
 /**
@@ -20,18 +20,27 @@ export function encodeJson(value: unknown, what: string): string {
  * them to JavaScript: `decodeJson(text, true)` reads it.
  */
 export function encodeTagged(value: unknown, what: string): string {
-  return write(value, { path: [what], above: new Set(), tagged: true })
+  return write(value, { path: [what], above: new Set(), tagged: true, levels: MAX_LEVELS })
 }
 
-/** Whether {@link encodeJson} takes a value. */
+/** Whether {@link encodeJson} takes a value, also with a few more levels around it. */
 export function canEncode(value: unknown): boolean {
   try {
-    encodeJson(value, 'value')
+    write(value, { path: ['value'], above: new Set(), tagged: false, levels: MAX_LEVELS - ROOM_FOR_ERRORS })
     return true
   } catch {
     return false
   }
 }
+
+/**
+ * How many containers may lie in one another: what the core reads (`MAX_DEPTH` in crates/celeriac-protocol), less what
+ * it and other senders put around a value.
+ */
+const MAX_LEVELS = 190
+
+/** The levels that the document of an exception has around its arguments, and more. */
+const ROOM_FOR_ERRORS = 8
 
 const OBJECT = Object.prototype
 
@@ -49,7 +58,7 @@ function isPlain(value: unknown): boolean {
       return value === 0 ? !Object.is(value, -0) : value < 1e21 && value > -1e21
     case 'object':
       if (value === null) return true
-      // Circular, or deep enough to overflow the stack: the other way names the path.
+      // Circular, or deeper than is usual: the other way counts levels and names the path.
       if (ancestors.length > MAX_PLAIN_DEPTH || ancestors.includes(value)) return false
       ancestors.push(value)
       if (!(Array.isArray(value) ? isPlainArray(value) : isPlainObject(value))) return false
@@ -86,6 +95,8 @@ interface Position {
   readonly above: Set<object>
   /** Whether numbers that JSON lacks are written as tags, rather than as Python's tokens. */
   readonly tagged: boolean
+  /** How many containers may lie in one another. */
+  readonly levels: number
 }
 
 function write(value: unknown, at: Position): string {
@@ -125,6 +136,10 @@ function writeNumber(value: number): string {
 
 function writeObject(value: object, at: Position): string {
   if (at.above.has(value)) throw refusal(at, 'is circular: it contains itself')
+  // The path has a step for each container around this one, and the name that it begins with.
+  if (at.path.length > at.levels) {
+    throw refusal(at, `nests deeper than ${at.levels} levels: flatten it, or send it as text`)
+  }
   at.above.add(value)
   const text = writeKind(value, at)
   at.above.delete(value)
@@ -220,11 +235,16 @@ function typeOf(value: object): string {
 
 function refusal(at: Position, why: string): CeleriacError {
   const path = at.path
+    .slice(0, MAX_STEPS_SHOWN)
     .map((step, index) => {
       if (typeof step === 'number') return `[${step}]`
       if (index === 0) return step
       return /^[\p{L}_$][\p{L}\p{N}_$]*$/u.test(step) ? `.${step}` : `[${JSON.stringify(step)}]`
     })
     .join('')
-  return new CeleriacError('ERR_CELERIAC_ENCODE', `cannot send ${path}: it ${why}`)
+  const more = at.path.length > MAX_STEPS_SHOWN ? ` … (${at.path.length} steps)` : ''
+  return new CeleriacError('ERR_CELERIAC_ENCODE', `cannot send ${path}${more}: it ${why}`)
 }
+
+/** How much of a path an error shows. */
+const MAX_STEPS_SHOWN = 20

@@ -47,7 +47,7 @@ export class Settler {
   #batch = ''
   #scheduled = false
 
-  /** `handOver` takes a JSON array of settlements. */
+  /** `handOver` takes lines, each a JSON array: one settlement. */
   constructor(handOver: (batch: string) => void) {
     this.#handOver = handOver
   }
@@ -55,7 +55,7 @@ export class Settler {
   /** Settles a delivery, within this turn of the event loop. */
   settle(settlement: Settlement): void {
     const text = settlementText(settlement)
-    this.#batch = this.#batch === '' ? `[${text}` : `${this.#batch},${text}`
+    this.#batch += `${text}\n`
     if (this.#scheduled) return
     this.#scheduled = true
     setImmediate(this.#flushScheduled)
@@ -64,7 +64,7 @@ export class Settler {
   /** Hands over what was gathered now. */
   flush(): void {
     if (this.#batch === '') return
-    const batch = `${this.#batch}]`
+    const batch = this.#batch
     this.#batch = ''
     this.#handOver(batch)
   }

@@ -46,6 +46,8 @@ const log = getLogger('celery.worker')
 /** What deliveries come with besides tasks: see `NativeWorker.next`. */
 type Item = Delivery | ['revoke', string[], boolean, string] | ['shutdown']
 
+/** How often the core is told that this event loop runs, in milliseconds: see `Worker::beat` in crates/celeriac-worker. */
+const HEARTBEAT_MS = 1000
 /** What aborts the tasks that run when a worker is ended by force. */
 const ENDED = 'the worker is shutting down'
 /** How long an ending by force waits for the broker, in milliseconds. */
@@ -68,6 +70,7 @@ export class Worker {
   readonly #settler: Settler
   readonly #pool: Pool
   #native: NativeWorker | undefined
+  #heartbeat: NodeJS.Timeout | undefined
   #consuming: Promise<void> | undefined
   #stopping: Promise<void> | undefined
   #ending: Promise<void> | undefined
@@ -131,7 +134,8 @@ export class Worker {
       throw error
     }
     if (this.#isEnding) throw this.#stopped()
-    this.#consuming = this.#consume(worker)
+    this.#heartbeat = setInterval(() => worker.beat(), HEARTBEAT_MS).unref()
+    this.#consuming = this.#consume(worker).finally(() => clearInterval(this.#heartbeat))
     // Whoever wants to know of it asks finished().
     this.#consuming.catch(() => {})
   }

@@ -136,6 +136,25 @@ describe('the program', () => {
   })
 })
 
+test('imports, include and what a command adds are imported, each once', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'celeriac-imports-'))
+  const imported: string[] = []
+  vi.stubGlobal('imported', imported)
+  const module = (name: string): string => {
+    writeFileSync(join(folder, `${name}.mjs`), `globalThis.imported.push('${name}')\n`)
+    return join(folder, `${name}.mjs`)
+  }
+  const [first, second, third] = ['first', 'second', 'third'].map(module) as [string, string, string]
+  const { command, runs } = spying('x')
+  await runCommandLine(['x'], [command])
+  const context = runs[0]?.context
+  ;(await context?.app())?.conf.update({ imports: [first], include: [second, first] })
+  await context?.importTaskModules([third])
+  expect(imported).toEqual(['first', 'second', 'third'])
+  vi.unstubAllGlobals()
+  rmSync(folder, { recursive: true })
+})
+
 describe('options of the worker', () => {
   test('Celery’s, read and checked', async () => {
     const options = await workerOptions(

@@ -65,6 +65,9 @@ describe('the result backend', () => {
       'redis://other:9/0',
     )
     expect(backend({ resultBackend: 'redis' })).toBe('redis://localhost')
+    expect(backend({ resultBackend: 'redis', redisHost: 'h', redisUsername: 'u', redisPassword: 'p@' })).toBe(
+      'redis://u:p%40@h',
+    )
     expect(backend({ resultBackend: 'database', databaseUrl: 'sqlite:///r.db' })).toBe('db+sqlite:///r.db')
     expect(backend({ resultBackend: 'db+sqlite:///r.db' })).toBe('db+sqlite:///r.db')
     expect(backend({ resultBackend: 'rpc://' })).toBe('rpc://')

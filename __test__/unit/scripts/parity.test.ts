@@ -91,6 +91,11 @@ describe('results', () => {
       { name: 'celeriac_broker::redis::tests::later', status: 'ignored' },
     ]
     expect([...parseCargo(report).values()]).toEqual(['passed', 'failed', 'skipped'])
+    const twice = [
+      { name: 'redis::contract::closes', status: 'FAILED' },
+      { name: 'redis::contract::closes', status: 'ok' },
+    ]
+    expect([...parseCargo(twice)]).toEqual([['redis::contract::closes', 'failed']])
   })
 })
 

@@ -127,6 +127,38 @@ describe('what JSON has no form for', () => {
   })
 })
 
+describe('nesting', () => {
+  const nested = (levels: number, innermost: unknown): unknown => {
+    let value = innermost
+    for (let level = 0; level < levels; level++) value = level % 2 === 0 ? [value] : { a: value }
+    return value
+  }
+  const tooDeep = expect.objectContaining({
+    code: 'ERR_CELERIAC_ENCODE',
+    message: expect.stringMatching(
+      /^cannot send args\[0\]\.a\[0\]\.a.* … \(191 steps\): it nests deeper than 190/,
+    ) as string,
+  }) as Error
+
+  test.each<[string, unknown]>([
+    ['plain', 1],
+    ['special', NaN],
+  ])('of %s values goes down 190 levels and no further', (_, innermost) => {
+    expect(encode(nested(190, innermost)).replaceAll(/[^[{]/g, '')).toHaveLength(190)
+    expect(() => encode(nested(191, innermost))).toThrow(tooDeep)
+    expect(() => encodeTagged(nested(191, innermost), 'args')).toThrow('deeper')
+  })
+
+  test('so deep that the stack would not do is refused as well', () => {
+    expect(() => encode(nested(100_000, 1))).toThrow('deeper')
+  })
+
+  test('what is to be wrapped has to leave room for that', () => {
+    expect(canEncode(nested(180, 1))).toBe(true)
+    expect(canEncode(nested(190, 1))).toBe(false)
+  })
+})
+
 test('what was written with tags reads back in JavaScript', () => {
   const value = {
     when: new DateTime('2020-01-01T01:02:03.000004+02:00'),

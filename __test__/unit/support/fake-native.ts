@@ -106,16 +106,18 @@ export class FakeBroker {
 /** Stands for the core's result store: keeps documents in a map and wakes waits. */
 export class FakeResults {
   static opened: FakeResults[] = []
+  readonly options: NativeResultsOptions
   readonly documents = new Map<string, Record<string, unknown>>()
   readonly waits = new Map<number, string>()
   readonly #report: (report: NativeReport) => void
 
-  constructor(report: (report: NativeReport) => void) {
+  constructor(report: (report: NativeReport) => void, options: NativeResultsOptions) {
     this.#report = report
+    this.options = options
   }
 
-  static open(_options: NativeResultsOptions, report: (report: NativeReport) => void): NativeResults {
-    const results = new FakeResults(report)
+  static open(options: NativeResultsOptions, report: (report: NativeReport) => void): NativeResults {
+    const results = new FakeResults(report, options)
     FakeResults.opened.push(results)
     return results as unknown as NativeResults
   }

@@ -40,7 +40,7 @@ export class RunnerHarness {
       app,
       hostname: 'celery@test',
       settler: this.settler,
-      log: new TaskLog((json) => json),
+      log: new TaskLog((json, maxLength) => json.slice(0, maxLength)),
       softTimeLimit,
     })
     const keep = (record: LogRecord): string => {
@@ -54,7 +54,8 @@ export class RunnerHarness {
   /** What was settled, in order. */
   get settled(): Settled[] {
     this.settler.flush()
-    return this.batches.flatMap((batch) => (JSON.parse(batch) as RawSettlement[]).map(readSettlement))
+    const lines = this.batches.flatMap((batch) => batch.trimEnd().split('\n'))
+    return lines.map((line) => readSettlement(JSON.parse(line) as RawSettlement))
   }
 
   /** The lines that were logged, as `LEVEL message`. */

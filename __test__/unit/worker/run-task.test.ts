@@ -64,6 +64,12 @@ describe('success', () => {
     expect(worker.records[0]).toMatchObject({ logger: 'celery.app.trace', taskId: 'id-1', taskName: 'greet' })
   })
 
+  test('no more of the result is logged than resultreprMaxsize says', async () => {
+    app.task({ name: 'long', resultreprMaxsize: 5 }, () => 'abcdefgh')
+    expect((await worker.run('long')).result).toBe('abcdefgh')
+    expect(worker.lines[0]).toMatch(/s: "abcd$/)
+  })
+
   test('a body without a result stores null', async () => {
     app.task({ name: 'nothing' }, () => {})
     expect((await worker.run('nothing')).result).toBeNull()
@@ -209,6 +215,23 @@ describe('failure', () => {
     expect((await worker.run('bad')).outcome).toBe(outcomes.reject)
   })
 
+  test('whether a late message is acknowledged on failure is the task’s to say, then the settings’', async () => {
+    const fail = (): never => {
+      throw new Error('x')
+    }
+    app.task({ name: 'plain', acksLate: true }, fail)
+    app.task({ name: 'acknowledged', acksLate: true, acksOnFailure: true }, fail)
+    app.task({ name: 'early', acksLate: false }, fail)
+    const outcomeOf = async (name: string): Promise<number> => (await worker.run(name)).outcome
+    expect(await outcomeOf('plain')).toBe(outcomes.acknowledge)
+    app.conf.taskAcksOnFailure = false
+    expect(await outcomeOf('plain')).toBe(outcomes.reject)
+    expect(await outcomeOf('acknowledged')).toBe(outcomes.acknowledge)
+    expect(await outcomeOf('early')).toBe(outcomes.acknowledge)
+    app.conf.update({ taskAcksOnFailure: null, taskAcksOnFailureOrTimeout: false })
+    expect(await outcomeOf('plain')).toBe(outcomes.reject)
+  })
+
   test('an errback of one parameter is sent the task’s id', async () => {
     app.task({ name: 'bad' }, () => {
       throw new Error('x')
@@ -244,6 +267,7 @@ describe('failure', () => {
       state: 'FAILURE',
       result: { exc_type: 'NotRegistered', exc_message: ['unknown'] },
     })
+    expect(worker.lines).toEqual(["CRITICAL Task unknown[id-1] INTERNAL ERROR: NotRegistered('unknown')"])
   })
 
   test('tasks further down the chain fail too', async () => {

@@ -119,8 +119,11 @@ describe('cold', () => {
   })
 
   test('REMAP_SIGTERM makes it of SIGTERM', () => {
-    shutdownWith({ remapSigterm: true }).handle('SIGTERM')
-    expect(worker.calls).toEqual(['terminate'])
+    const shutdown = shutdownWith({ remapSigterm: true })
+    shutdown.handle('SIGTERM')
+    expect([worker.calls, exits]).toEqual([['terminate'], []])
+    shutdown.handle('SIGTERM')
+    expect([worker.calls, exits]).toEqual([['terminate'], [1]])
   })
 
   test('one signal more ends the process', () => {

@@ -45,11 +45,16 @@ class FakeNativeWorker {
   }
 
   settle(batch: string): void {
-    const items = JSON.parse(batch) as unknown[][]
+    const items = batch
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as unknown[])
     this.settled.push(...items)
     this.#outstanding -= items.length
     this.#wake.resolve()
   }
+
+  beat(): void {}
 
   stop(): Promise<void> {
     this.calls.push('stop')
@@ -116,6 +121,56 @@ describe('what the core is told', () => {
     expect(() => newWorker({ queues: ['a'], excludeQueues: ['a'] })).toThrow(
       expect.objectContaining({ code: 'ERR_CELERIAC_INVALID_ARGUMENT' }),
     )
+  })
+
+  test('without a choice all declared queues are consumed, but those excluded', () => {
+    app.conf.taskQueues = { a: {}, b: {}, c: {} }
+    expect(newWorker({ excludeQueues: ['b'] }).queues.map(({ name }) => name)).toEqual(['a', 'c'])
+  })
+
+  test('the settings of the app, in milliseconds and MIME types', async () => {
+    app.conf.update({
+      acceptContent: ['json', 'application/x-yaml'],
+      brokerConnectionRetry: false,
+      brokerConnectionMaxRetries: 7,
+      resultExpires: 60,
+      resultExtended: true,
+      taskIgnoreResult: true,
+      taskStoreErrorsEvenIfIgnored: true,
+      taskTrackStarted: true,
+      taskAcksLate: false,
+      workerEnableRemoteControl: false,
+      workerEtaTaskLimit: 9,
+    })
+    app.task({ name: 'a' }, () => 1)
+    await using worker = newWorker()
+    await worker.start()
+    expect(opened).toMatchObject({
+      acceptContent: ['application/json', 'application/x-yaml'],
+      connectionRetry: false,
+      connectionRetryOnStartup: false,
+      connectionMaxRetries: 7,
+      resultExpiresMs: 60_000,
+      resultExtended: true,
+      tasks: [
+        {
+          name: 'a',
+          acksLate: false,
+          ignoreResult: true,
+          storeErrorsEvenIfIgnored: true,
+          trackStarted: true,
+        },
+      ],
+      controlExchange: null,
+      etaTaskLimit: 9,
+    })
+  })
+
+  test('the pool and its size are those of the settings where they are set', () => {
+    expect(newWorker().poolDefinition.name).toBe('async')
+    app.conf.workerPool = 'solo'
+    expect(newWorker().poolDefinition.name).toBe('solo')
+    expect(newWorker({ pool: 'gevent' }).poolDefinition.name).toBe('async')
   })
 
   test('a concurrency of nothing is refused', () => {

@@ -254,12 +254,35 @@ impl Flusher {
 
     async fn write(&self, batch: &[Item], publications: &[Publication]) -> Vec<Result<(), Arc<Error>>> {
         let queues = batch.iter().filter_map(|item| item.pending.queue.as_deref());
-        if let Err(error) = self.declarations.ensure(queues).await {
-            let error = Arc::new(error);
-            return batch.iter().map(|_| Err(Arc::clone(&error))).collect();
+        match self.declarations.ensure(queues).await {
+            Ok(()) => {
+                let outcomes = self.transport.publish(publications).await;
+                outcomes.into_iter().map(|outcome| outcome.map_err(Arc::new)).collect()
+            }
+            Err(error) if error.is_transient() => {
+                let error = Arc::new(error);
+                batch.iter().map(|_| Err(Arc::clone(&error))).collect()
+            }
+            Err(_) => self.write_one_by_one(batch, publications).await,
         }
-        let outcomes = self.transport.publish(publications).await;
-        outcomes.into_iter().map(|outcome| outcome.map_err(Arc::new)).collect()
+    }
+
+    /// A queue that cannot be declared fails the messages that need it, and no others.
+    async fn write_one_by_one(
+        &self,
+        batch: &[Item],
+        publications: &[Publication],
+    ) -> Vec<Result<(), Arc<Error>>> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for (item, publication) in batch.iter().zip(publications) {
+            let queue = item.pending.queue.as_deref();
+            let outcome = match self.declarations.ensure(queue.into_iter()).await {
+                Ok(()) => self.transport.publish(std::slice::from_ref(publication)).await.pop(),
+                Err(error) => Some(Err(error)),
+            };
+            outcomes.push(outcome.unwrap_or(Ok(())).map_err(Arc::new));
+        }
+        outcomes
     }
 
     fn sort(&self, batch: Vec<Item>, outcomes: Vec<Result<(), Arc<Error>>>) -> Option<Duration> {

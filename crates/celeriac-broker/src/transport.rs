@@ -259,6 +259,12 @@ pub trait Consumer: Send + Sync {
     /// Replaces the queues that are taken from.
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()>;
 
+    /// Claims nothing until the next [`receive`](Consumer::receive), of which none is under way, and gives what had been
+    /// claimed for one that was dropped.
+    async fn pause(&self) -> Vec<Delivery> {
+        Vec::new()
+    }
+
     /// Claims nothing more. What is held stays held and may be settled.
     async fn stop(&self);
 

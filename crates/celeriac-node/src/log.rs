@@ -66,9 +66,13 @@ impl Log for Forwarder {
     }
 
     fn flush(&self) {
-        let announce = self.announce.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(announce) = announce.as_ref() {
-            announce.call((), ThreadsafeFunctionCallMode::NonBlocking);
+        let mut announce = self.announce.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = announce
+            .as_ref()
+            .is_some_and(|announce| announce.call((), ThreadsafeFunctionCallMode::NonBlocking) != Status::Ok);
+        if gone {
+            // Its environment has ended; the next one that sets a logger gets what waits.
+            *announce = None;
         }
     }
 }
@@ -104,5 +108,6 @@ pub fn set_logger(level: String, write: Function<'_, Vec<NativeLogRecord>, ()>) 
     // Set before by an environment that came earlier: it is the same forwarder.
     let _ = log::set_logger(forwarder);
     log::set_max_level(filter(&level));
+    forwarder.flush();
     Ok(())
 }

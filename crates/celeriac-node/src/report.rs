@@ -77,7 +77,10 @@ impl Reporter {
     fn announce(&self, mut outbox: MutexGuard<'_, Outbox>) {
         if !std::mem::replace(&mut outbox.announced, true) {
             drop(outbox);
-            self.announce.call((), ThreadsafeFunctionCallMode::NonBlocking);
+            if self.announce.call((), ThreadsafeFunctionCallMode::NonBlocking) != Status::Ok {
+                // The environment has ended: nobody will ask.
+                *lock(&self.outbox) = Outbox::default();
+            }
         }
     }
 }

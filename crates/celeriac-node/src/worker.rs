@@ -69,6 +69,7 @@ fn options(native: NativeWorkerOptions) -> Result<WorkerOptions> {
         prefetch: native.prefetch as usize,
         eta_task_limit: native.eta_task_limit.map(|limit| limit as usize),
         lease: duration(native.lease_ms),
+        patience: celeriac_worker::PATIENCE,
         lease_max_hold: native.lease_max_hold_ms.map(duration),
         unknown_task_requeues: native.unknown_task_requeues,
         accept_content: native.accept_content,
@@ -135,7 +136,13 @@ impl NativeWorker {
         })
     }
 
-    /// Settles deliveries; appends and returns. A JSON array of
+    /// A sign of life of this event loop, to be given about once a second.
+    #[napi(catch_unwind)]
+    pub fn beat(&self) {
+        self.worker.beat();
+    }
+
+    /// Settles deliveries; appends and returns. Lines, each a JSON array
     /// `[tag, outcome, state, result, traceback, children, publish]`: outcome 0 ack, 1 reject without requeue, 2 requeue
     /// marked as redelivered, 3 requeue unmarked; state null stores nothing; publish null or an array of
     /// `[route, taskId, args, kwargs, options]`.

@@ -181,9 +181,11 @@ impl RedisServer {
             }
             let answer = async {
                 let mut connection = client.get_multiplexed_async_connection().await?;
+                // Refused while it loads its file; CONFIG is not.
+                redis::cmd("EXISTS").arg("loading").query_async::<i64>(&mut connection).await?;
                 redis::cmd("CONFIG").arg(&["GET", "dir"]).query_async::<Vec<String>>(&mut connection).await
             };
-            // While it loads its file it answers with an error; another folder is another's server on our port.
+            // Another folder is another's server on our port.
             match answer.await {
                 Ok(reply) if reply.contains(&directory) => return true,
                 Ok(_) => break,

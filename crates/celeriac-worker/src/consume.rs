@@ -1,12 +1,14 @@
 //! Takes messages from the broker as long as there is room for them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use celeriac_broker::{Consumer, Delivery};
 
 use crate::connect::Backoff;
 use crate::logger;
+use crate::settle;
 use crate::state::Shared;
 
 /// The most messages of one claim: beyond this a larger batch gains nothing.
@@ -24,7 +26,24 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
             shared.capacity.notified().await;
             continue;
         }
-        match consumer.receive(room.min(BATCH)).await {
+        let interrupted = shared.interrupt.notified();
+        let received = tokio::select! {
+            received = consumer.receive(room.min(BATCH)) => received,
+            // What the dropped future had claimed is asked for by the watchdog.
+            () = interrupted => continue,
+        };
+        match received {
+            Ok(deliveries) if deliveries.is_empty() && !shared.is_stopping() => {
+                log::error!(
+                    target: logger::CONSUMER,
+                    "The connection to {} was closed under the worker: it ends.",
+                    shared.transport.url(),
+                );
+                shared.stopping.store(true, Ordering::Release);
+                settle::finish(&shared);
+                shared.stopped.notify_waiters();
+                return;
+            }
             Ok(deliveries) => {
                 if backoff.failures() > 0 {
                     log::info!(target: logger::CONSUMER, "Connected to {} again.", shared.transport.url());
@@ -59,10 +78,11 @@ fn room(shared: &Shared) -> usize {
         return 0;
     }
     let limit = if shared.options.prefetch == 0 { UNLIMITED } else { shared.options.prefetch };
-    limit.saturating_sub(state.prefetched())
+    // What is not settled yet is held too: while results cannot be stored, nothing more is taken.
+    limit.saturating_sub(state.prefetched() + shared.settle_queue.len())
 }
 
-fn take(shared: &Arc<Shared>, deliveries: Vec<Delivery>) {
+pub(crate) fn take(shared: &Arc<Shared>, deliveries: Vec<Delivery>) {
     let count = deliveries.len();
     for delivery in deliveries {
         crate::intake::take(shared, delivery);

@@ -12,6 +12,9 @@ use serde_json::Value;
 use crate::logger;
 use crate::state::{Notice, Shared};
 
+/// The most notices that wait for JavaScript.
+const MOST_NOTICES: usize = 10_000;
+
 /// Listens until the worker stops. A broker without fanout has no remote control.
 pub(crate) async fn run(shared: Arc<Shared>, ready: tokio::sync::oneshot::Sender<()>) {
     let Some(name) = shared.options.control_exchange.clone() else { return };
@@ -32,14 +35,14 @@ pub(crate) async fn run(shared: Arc<Shared>, ready: tokio::sync::oneshot::Sender
         }
     };
     let _ = ready.send(());
-    loop {
+    while !shared.is_closed() {
         let stopped = shared.stopped.notified();
         tokio::select! {
             message = subscription.next() => match message {
                 Some(message) => obey(&shared, &message),
                 None => return,
             },
-            () = stopped => if shared.is_closed() { return },
+            () = stopped => {}
         }
     }
 }
@@ -82,7 +85,10 @@ pub(crate) fn revoke(shared: &Shared, ids: Vec<String>, terminate: bool, signal:
         for id in &ids {
             state.revoked.add(id.clone(), now);
         }
-        state.notices.push(Notice::Revoke { ids, terminate, signal: signal.to_owned() });
+        // What is not to be terminated need not be known to whoever runs it.
+        if terminate && state.notices.len() < MOST_NOTICES {
+            state.notices.push(Notice::Revoke { ids, terminate, signal: signal.to_owned() });
+        }
     }
     shared.deliverable.notify_one();
 }
@@ -99,10 +105,30 @@ fn ids(value: Option<&Value>) -> Vec<String> {
     }
 }
 
-/// Whether the command names this node: by `destination`, or by `pattern`; one without either is for all.
+/// Whether the command names this node: by `destination`, or by `pattern`; one without either is for all
+/// (`kombu.pidbox.Node.should_handle_message`).
 fn is_meant(shared: &Shared, command: &Value) -> bool {
-    match command.get("destination") {
-        Some(Value::Array(names)) => names.iter().any(|name| name.as_str() == Some(&shared.options.hostname)),
-        _ => true,
+    let hostname = &shared.options.hostname;
+    if let Some(Value::Array(names)) = command.get("destination")
+        && !names.is_empty()
+    {
+        return names.iter().any(|name| name.as_str() == Some(hostname));
     }
+    let (Some(pattern), Some(matcher)) = (
+        command.get("pattern").and_then(Value::as_str).filter(|pattern| !pattern.is_empty()),
+        command.get("matcher").and_then(Value::as_str).filter(|matcher| !matcher.is_empty()),
+    ) else {
+        return true;
+    };
+    let is_match = match matcher {
+        "glob" => glob::Pattern::new(pattern).ok().map(|pattern| pattern.matches(hostname)),
+        _ => None,
+    };
+    is_match.unwrap_or_else(|| {
+        log::warn!(
+            target: logger::CONTROL,
+            "A control command for nodes that match {pattern:?} was ignored: {matcher:?} cannot be matched here.",
+        );
+        false
+    })
 }

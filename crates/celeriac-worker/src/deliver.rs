@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use celeriac_broker::{DeliveryTag, Outcome, Settled, Settlement};
 use celeriac_error::Result;
@@ -12,10 +11,13 @@ use celeriac_protocol::{Message, json};
 use celeriac_result::StoreRequest;
 use jiff::Timestamp;
 
+use crate::consume;
 use crate::intake::{self, Refusal};
 use crate::logger;
 use crate::outcome::{self, Document};
+use crate::settle;
 use crate::state::{Held, Notice, Shared, Stage};
+use crate::watchdog;
 
 /// One delivery as JavaScript reads it: `[tag, name, id, args, kwargs, tagged, request]`; the request holds only what
 /// differs from the default, because every byte is parsed on JavaScript's one thread.
@@ -129,14 +131,14 @@ impl Fields {
 
 /// Resolves when [`collect`] has something to give, with `false` once there will be nothing more.
 pub(crate) async fn wait(shared: &Arc<Shared>) -> bool {
-    resume(shared);
+    watchdog::beat(shared);
     loop {
-        prepare(shared).await;
+        prepare(shared);
         {
             let state = shared.state();
-            let deliverable = state.running < shared.options.concurrency
-                && state.ready.iter().any(|tag| state.held.get(tag).is_some_and(|held| held.prepared));
-            if deliverable || !state.notices.is_empty() {
+            let free = shared.options.concurrency.saturating_sub(state.running);
+            let is_prepared = |tag| state.held.get(tag).is_some_and(|held: &Held| held.prepared);
+            if state.ready.iter().take(free).any(is_prepared) || !state.notices.is_empty() {
                 return true;
             }
             let over = shared.is_stopping() && state.held.is_empty() && shared.settle_queue.is_empty();
@@ -145,15 +147,6 @@ pub(crate) async fn wait(shared: &Arc<Shared>) -> bool {
             }
         }
         shared.deliverable.notified().await;
-    }
-}
-
-/// JavaScript asks for work, so it lives: claiming goes on if it had been suspended.
-fn resume(shared: &Shared) {
-    intake::touch(shared);
-    if shared.suspended.swap(false, Ordering::AcqRel) {
-        log::warn!(target: logger::WORKER, "JavaScript takes tasks again; claiming goes on.");
-        shared.capacity.notify_one();
     }
 }
 
@@ -190,13 +183,14 @@ fn plan(shared: &Shared) -> Preparation {
             continue;
         }
         position += 1;
-        if held.prepared {
+        if held.prepared || held.preparing {
             continue;
         }
         if held.settings.acks_late && !held.settings.track_started {
             held.prepared = true;
             continue;
         }
+        held.preparing = true;
         plan.tags.push(tag);
         if !held.settings.acks_late {
             plan.early.push(tag);
@@ -208,9 +202,9 @@ fn plan(shared: &Shared) -> Preparation {
     plan
 }
 
-/// Does what must have happened before a body begins: refuses what has expired or was revoked meanwhile, acknowledges
-/// what is acknowledged early, stores STARTED.
-async fn prepare(shared: &Arc<Shared>) {
+/// Sees to it that what must happen before the next bodies begin does: refuses what has expired or was revoked meanwhile,
+/// acknowledges what is acknowledged early, stores STARTED. Tasks that need nothing of that do not wait for it.
+fn prepare(shared: &Arc<Shared>) {
     let plan = plan(shared);
     if !plan.refused.is_empty() {
         for (tag, held, reason) in plan.refused {
@@ -221,15 +215,35 @@ async fn prepare(shared: &Arc<Shared>) {
     if plan.tags.is_empty() {
         return;
     }
-    store_started(shared, &plan.started).await;
-    acknowledge_early(shared, &plan.early).await;
-    let mut state = shared.state();
-    for tag in plan.tags {
-        if let Some(held) = state.held.get_mut(&tag) {
-            held.prepared = true;
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        store_started(&shared, &plan.started).await;
+        let failed = acknowledge_early(&shared, &plan.early).await;
+        {
+            let mut state = shared.state();
+            for tag in plan.tags {
+                if let Some(held) = state.held.get_mut(&tag) {
+                    held.preparing = false;
+                    held.prepared = !failed.contains(&tag);
+                }
+            }
         }
-    }
+        if !failed.is_empty() {
+            consume::stop_or(&shared, RETRY_PAUSE).await;
+            if shared.is_stopping() {
+                let unbegun = shared.state().take_unbegun();
+                settle::hand_back(&shared, unbegun);
+            }
+        }
+        shared.deliverable.notify_one();
+    });
 }
+
+/// How long to wait before an early acknowledgement is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long STARTED may keep a body from beginning.
+const STARTED_PATIENCE: Duration = Duration::from_secs(1);
 
 fn started(shared: &Shared, held: &Held) -> StoreRequest {
     let mut result = format!("{{\"pid\": {}, \"hostname\": ", shared.options.pid);
@@ -245,23 +259,32 @@ async fn store_started(shared: &Shared, requests: &[StoreRequest]) {
     if requests.is_empty() {
         return;
     }
-    for error in store.store(requests).await.into_iter().filter_map(Result::err) {
-        log::warn!(target: logger::REQUEST, "Could not store STARTED: {error}");
+    match tokio::time::timeout(STARTED_PATIENCE, store.store(requests)).await {
+        Ok(outcomes) => {
+            for error in outcomes.into_iter().filter_map(Result::err) {
+                log::warn!(target: logger::REQUEST, "Could not store STARTED: {error}");
+            }
+        }
+        Err(_) => {
+            log::warn!(target: logger::REQUEST, "Could not store STARTED: {} does not answer", store.url());
+        }
     }
 }
 
-/// Acknowledges before the body, for tasks without `acks_late`. What could not be acknowledged was lost to somebody
-/// else or will be settled with its result; either way it is the broker that knows.
-async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) {
-    let Some(consumer) = shared.consumer.get() else { return };
+/// Acknowledges before the body, for tasks without `acks_late`; gives those that could not be acknowledged now. What was
+/// lost to another worker is dropped.
+async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) -> Vec<DeliveryTag> {
+    let Some(consumer) = shared.consumer.get() else { return early.to_vec() };
     if early.is_empty() {
-        return;
+        return Vec::new();
     }
     let batch: Vec<Settlement> = early
         .iter()
         .map(|tag| Settlement { tag: *tag, publish: Vec::new(), store: None, outcome: Outcome::Ack })
         .collect();
     let outcomes = consumer.settle(&batch).await;
+    let mut failed = Vec::new();
+    let mut lost = false;
     let mut state = shared.state();
     for (tag, outcome) in early.iter().zip(outcomes) {
         match outcome {
@@ -271,15 +294,22 @@ async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) {
                 }
             }
             Ok(Settled::Lost) => {
+                lost = true;
                 state.ready.retain(|ready| ready != tag);
                 state.remove(*tag);
                 state.counts.lost += 1;
             }
             Err(error) => {
                 log::warn!(target: logger::REQUEST, "Could not acknowledge before the body: {error}");
+                failed.push(*tag);
             }
         }
     }
+    drop(state);
+    if lost {
+        shared.capacity.notify_one();
+    }
+    failed
 }
 
 /// Takes what JavaScript can run now, as one JSON array. Called on JavaScript's thread, so that what it has not taken

@@ -3,7 +3,7 @@
 //! Source of the order: `celery.worker.strategy.default` and `celery.worker.consumer.consumer`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use celeriac_broker::{Delivery, DeliveryTag, Outcome};
 use celeriac_error::Error;
@@ -17,7 +17,7 @@ use crate::logger;
 use crate::options::TaskSettings;
 use crate::outcome::{self, Document};
 use crate::revoked::Revoked;
-use crate::settle::Settling;
+use crate::settle::{self, Settling};
 use crate::state::{Held, Shared, Stage};
 
 /// Sorts one delivery into its place. The caller tells JavaScript.
@@ -56,6 +56,7 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
         acknowledged: false,
         expires,
         prepared: false,
+        preparing: false,
     };
     let reason = refusal(&held, &shared.state().revoked, now);
     if let Some(reason) = reason {
@@ -66,6 +67,12 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
 
 fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestamp>) {
     let mut state = shared.state();
+    // Looked at under the lock that stopping drains under, so that nothing is left behind.
+    if shared.is_stopping() || shared.is_suspended() {
+        state.held.insert(tag, held);
+        drop(state);
+        return settle::hand_back(shared, vec![tag]);
+    }
     *state.counts.by_task.entry(held.request.task.clone()).or_default() += 1;
     match eta {
         None => state.ready.push_back(tag),
@@ -108,16 +115,13 @@ pub(crate) fn discard(shared: &Shared, tag: DeliveryTag, held: &Held, reason: Re
         Refusal::Expired => "expired",
     };
     let document = Document::exception("REVOKED", "TaskRevokedError", word);
-    let store = (!outcome::is_ignored(request, held.settings))
+    let store = outcome::is_stored(request, held.settings, "REVOKED")
         .then(|| outcome::store_request(&shared.options, request, &held.queue, document));
     shared.settle_queue.push(Settling {
-        tag,
         task_id: request.id.clone(),
-        publish: Vec::new(),
-        queues: Vec::new(),
         store,
-        outcome: Outcome::Ack,
         acknowledged: held.acknowledged,
+        ..Settling::new(tag, Outcome::Ack)
     });
 }
 
@@ -134,15 +138,7 @@ fn refuse(shared: &Shared, tag: DeliveryTag, queue: &Arc<str>, raw: &[u8], error
         raw.len(),
     );
     shared.state().counts.dead += 1;
-    shared.settle_queue.push(Settling {
-        tag,
-        task_id: String::new(),
-        publish: Vec::new(),
-        queues: Vec::new(),
-        store: None,
-        outcome: Outcome::Dead { reason, detail: error.to_string() },
-        acknowledged: false,
-    });
+    shared.settle_queue.push(Settling::new(tag, Outcome::Dead { reason, detail: error.to_string() }));
 }
 
 /// How long an unknown task is kept before it goes back: time for another worker to be deployed, without a tight circle.
@@ -176,17 +172,12 @@ fn put_back(shared: &Arc<Shared>, tag: DeliveryTag, request: &TaskRequest) -> bo
         request.task, request.id,
     );
     let (shared, task_id) = (Arc::clone(shared), request.id.clone());
+    shared.state().parked += 1;
     tokio::spawn(async move {
         consume::stop_or(&shared, UNKNOWN_TASK_PAUSE).await;
-        shared.settle_queue.push(Settling {
-            tag,
-            task_id,
-            publish: Vec::new(),
-            queues: Vec::new(),
-            store: None,
-            outcome: Outcome::Requeue { redelivered: true },
-            acknowledged: false,
-        });
+        shared.state().parked -= 1;
+        let outcome = Outcome::Requeue { redelivered: true };
+        shared.settle_queue.push(Settling { task_id, ..Settling::new(tag, outcome) });
     });
     true
 }
@@ -203,17 +194,11 @@ fn unknown(shared: &Shared, tag: DeliveryTag, queue: &Arc<str>, request: &TaskRe
     let document = Document::exception("FAILURE", "NotRegistered", &request.task);
     let store = (!outcome::is_ignored(request, TaskSettings::default()))
         .then(|| outcome::store_request(&shared.options, request, queue, document));
+    let detail = format!("no task is registered under the name {:?}", request.task);
     shared.settle_queue.push(Settling {
-        tag,
         task_id: request.id.clone(),
-        publish: Vec::new(),
-        queues: Vec::new(),
         store,
-        outcome: Outcome::Dead {
-            reason: "unknown-task",
-            detail: format!("no task is registered under the name {:?}", request.task),
-        },
-        acknowledged: false,
+        ..Settling::new(tag, Outcome::Dead { reason: "unknown-task", detail })
     });
 }
 
@@ -286,9 +271,4 @@ pub(crate) async fn run_schedule(shared: Arc<Shared>) {
             } => {}
         }
     }
-}
-
-/// When JavaScript was last heard of.
-pub(crate) fn touch(shared: &Shared) {
-    shared.state().last_contact = Some(Instant::now());
 }

@@ -18,7 +18,7 @@ mod stats;
 mod watchdog;
 mod worker;
 
-pub use options::{TaskSettings, WorkerOptions};
+pub use options::{PATIENCE, TaskSettings, WorkerOptions};
 pub use worker::Worker;
 
 /// The names of Celery's loggers that these messages are written under.

@@ -18,6 +18,9 @@ pub struct TaskSettings {
     pub track_started: bool,
 }
 
+/// How long JavaScript may be silent: ten times as long as it takes between two signs of life.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What a worker is told when it starts.
 #[derive(Clone, Debug)]
 pub struct WorkerOptions {
@@ -37,6 +40,8 @@ pub struct WorkerOptions {
     pub eta_task_limit: Option<usize>,
     /// How long a claim stands without renewal.
     pub lease: Duration,
+    /// How long JavaScript may be silent before what it has not begun goes back: see [`Worker::beat`](crate::Worker::beat).
+    pub patience: Duration,
     /// For how long what JavaScript runs is kept once it no longer answers; `None` is for ever.
     pub lease_max_hold: Option<Duration>,
     /// How often a task that nothing here is registered for is put back, for a worker that may know it, before it

@@ -40,7 +40,7 @@ pub(crate) fn is_ignored(request: &TaskRequest, settings: TaskSettings) -> bool 
 
 /// Whether a document in `state` is stored at all.
 pub(crate) fn is_stored(request: &TaskRequest, settings: TaskSettings, state: &str) -> bool {
-    let is_error = matches!(state, "FAILURE" | "RETRY");
+    let is_error = matches!(state, "FAILURE" | "RETRY" | "REVOKED");
     !is_ignored(request, settings) || (is_error && settings.store_errors_even_if_ignored)
 }
 
@@ -77,6 +77,15 @@ pub(crate) fn store_request(
         },
         expires: options.result_expires,
     }
+}
+
+/// Makes a document say that the task failed, of an exception of Celery's with this one argument.
+pub(crate) fn turn_into_failure(meta: &mut TaskMeta, exc_type: &str, argument: &str) {
+    let document = Document::exception("FAILURE", exc_type, argument);
+    document.state.clone_into(&mut meta.status);
+    meta.result_json = document.result;
+    meta.traceback = None;
+    meta.date_done = Some(time::format_timestamp(Timestamp::now()));
 }
 
 /// `stamped_headers` and each stamp as a field: the inside of a JSON object.

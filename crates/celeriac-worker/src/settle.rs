@@ -34,6 +34,43 @@ pub(crate) struct Settling {
     pub(crate) outcome: Outcome,
     /// The broker has forgotten it already.
     pub(crate) acknowledged: bool,
+    /// How often something of it was refused for good.
+    pub(crate) refusals: u32,
+}
+
+impl Settling {
+    /// Only an outcome; the rest is added by whoever has it.
+    pub(crate) fn new(tag: DeliveryTag, outcome: Outcome) -> Self {
+        Self {
+            tag,
+            task_id: String::new(),
+            publish: Vec::new(),
+            queues: Vec::new(),
+            store: None,
+            outcome,
+            acknowledged: false,
+            refusals: 0,
+        }
+    }
+
+    /// What the task sends on is refused for good: it fails instead, and its own message is kept in the dead list.
+    fn refuse_publications(&mut self, error: &Error) {
+        let kept = if self.acknowledged {
+            "its message was acknowledged before and is gone"
+        } else {
+            "its message is in the dead list"
+        };
+        log::error!(
+            target: logger::REQUEST, task_id = self.task_id.as_str();
+            "Task {}: what it sends on was refused: {error}. It fails, and {kept}.", self.task_id,
+        );
+        self.publish.clear();
+        self.queues.clear();
+        self.outcome = Outcome::Dead { reason: "rejected", detail: error.to_string() };
+        if let Some(store) = &mut self.store {
+            outcome::turn_into_failure(&mut store.meta, "OperationalError", &error.to_string());
+        }
+    }
 }
 
 #[derive(Default)]
@@ -41,7 +78,8 @@ struct Waiting {
     /// What JavaScript gave, unread.
     texts: Vec<String>,
     items: VecDeque<Settling>,
-    busy: bool,
+    /// How many are being settled at this moment.
+    under_way: usize,
 }
 
 /// What waits to be settled.
@@ -71,7 +109,13 @@ impl SettleQueue {
 
     pub(crate) fn is_empty(&self) -> bool {
         let waiting = self.waiting();
-        !waiting.busy && waiting.items.is_empty() && waiting.texts.is_empty()
+        waiting.under_way == 0 && waiting.items.is_empty() && waiting.texts.is_empty()
+    }
+
+    /// How many deliveries wait, as far as they have been read.
+    pub(crate) fn len(&self) -> usize {
+        let waiting = self.waiting();
+        waiting.under_way + waiting.items.len()
     }
 
     pub(crate) fn wake(&self) {
@@ -99,31 +143,40 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
             let mut waiting = queue.waiting();
             let count = waiting.items.len().min(BATCH);
             let batch: Vec<Settling> = waiting.items.drain(..count).collect();
-            waiting.busy = true;
-            (std::mem::take(&mut waiting.texts), batch)
+            let texts = std::mem::take(&mut waiting.texts);
+            waiting.under_way = batch.len() + texts.len();
+            (texts, batch)
         };
+        let is_idle = texts.is_empty() && batch.is_empty();
         for text in texts {
             read(&shared, &text, &mut batch);
         }
-        let was_empty = batch.is_empty();
-        let again = if was_empty { Vec::new() } else { process(&shared, consumer.as_ref(), batch).await };
+        queue.waiting().under_way = batch.len();
+        if !batch.is_empty() {
+            // Slots are free from here on, whether the broker answers or not.
+            shared.deliverable.notify_one();
+        }
+        let again = process(&shared, consumer.as_ref(), batch).await;
         let failed = !again.is_empty();
         {
             let mut waiting = queue.waiting();
             for item in again.into_iter().rev() {
                 waiting.items.push_front(item);
             }
-            waiting.busy = false;
+            waiting.under_way = 0;
         }
         queue.progress.notify_waiters();
-        if !was_empty {
+        if !is_idle {
             shared.deliverable.notify_one();
             shared.capacity.notify_one();
         }
         if failed {
-            let pause = backoff.next();
-            tokio::time::sleep(pause).await;
-        } else if was_empty {
+            if shared.is_closed() {
+                // The leases bring back what the broker did not take.
+                return;
+            }
+            tokio::time::sleep(backoff.next()).await;
+        } else if is_idle {
             backoff.reset();
             if shared.is_closed() {
                 return;
@@ -133,25 +186,33 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     }
 }
 
-/// Reads what JavaScript gave to `settle`. It is our own TypeScript that writes it, so what cannot be read is a bug: it
-/// is logged, and the delivery stays leased until the worker closes and hands it back.
+/// Reads what JavaScript gave to `settle`. An outcome that cannot be read is a failure of its own task, and of no other.
 fn read(shared: &Shared, text: &str, batch: &mut Vec<Settling>) {
-    let items = match json::array_items(text.as_bytes()) {
-        Ok(items) => items,
-        Err(error) => {
-            log::error!(target: logger::WORKER, "INTERNAL ERROR: an unreadable batch of outcomes: {error}");
-            return;
-        }
-    };
-    for item in items {
+    // Line by line: no JSON text that JavaScript writes has a line feed of its own.
+    for item in text.lines().filter(|line| !line.is_empty()) {
         match read_one(shared, item) {
             Ok(Some(settling)) => batch.push(settling),
             Ok(None) => {}
-            Err(error) => {
-                log::error!(target: logger::WORKER, "INTERNAL ERROR: an unreadable outcome: {error}");
-            }
+            Err(error) => batch.extend(unreadable(shared, item, &error)),
         }
     }
+}
+
+/// The failure of a task whose outcome cannot be read: a result that nests too deeply, for one.
+fn unreadable(shared: &Shared, text: &str, error: &Error) -> Option<Settling> {
+    log::error!(target: logger::WORKER, "An outcome cannot be read: {error}");
+    let digits = text.trim_start_matches('[').split(',').next()?;
+    let tag = DeliveryTag(digits.parse().ok()?);
+    let held = shared.state().remove(tag)?;
+    let document = Document::exception("FAILURE", "EncodeError", &error.to_string());
+    let store = outcome::is_stored(&held.request, held.settings, "FAILURE")
+        .then(|| outcome::store_request(&shared.options, &held.request, &held.queue, document));
+    Some(Settling {
+        task_id: held.request.id.clone(),
+        store,
+        acknowledged: held.acknowledged,
+        ..Settling::new(tag, Outcome::Ack)
+    })
 }
 
 fn wrong(what: &str) -> Error {
@@ -170,23 +231,18 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
         return Ok(None);
     };
     let request = &held.request;
+    let disposition = match *outcome {
+        "1" => {
+            Outcome::Dead { reason: "rejected", detail: "the task rejected it without requeue".to_owned() }
+        }
+        "2" => Outcome::Requeue { redelivered: true },
+        "3" => Outcome::Requeue { redelivered: false },
+        _ => Outcome::Ack,
+    };
     let mut settling = Settling {
-        tag,
         task_id: request.id.clone(),
-        publish: Vec::new(),
-        queues: Vec::new(),
-        store: None,
-        outcome: match *outcome {
-            "0" => Outcome::Ack,
-            "1" => Outcome::Dead {
-                reason: "rejected",
-                detail: "the task rejected it without requeue".to_owned(),
-            },
-            "2" => Outcome::Requeue { redelivered: true },
-            "3" => Outcome::Requeue { redelivered: false },
-            _ => return Err(wrong("known outcome")),
-        },
         acknowledged: held.acknowledged,
+        ..Settling::new(tag, disposition)
     };
     if let Some(state) = string(state)
         && outcome::is_stored(request, held.settings, &state)
@@ -202,13 +258,7 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
     if *publish != "null"
         && let Err(error) = read_publications(shared, publish, &mut settling)
     {
-        log::error!(
-            target: logger::REQUEST, task_id = request.id.as_str(), task_name = request.task.as_str();
-            "Task {}[{}]: what it sends on cannot be sent: {error}. The message is in the dead list.",
-            request.task, request.id,
-        );
-        settling.publish.clear();
-        settling.outcome = Outcome::Dead { reason: "rejected", detail: error.to_string() };
+        settling.refuse_publications(&error);
     }
     Ok(Some(settling))
 }
@@ -237,17 +287,43 @@ fn string(text: &str) -> Option<String> {
 
 /// Settles a batch; what failed for now is given back, less what was done of it.
 async fn process(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>) -> Vec<Settling> {
-    let queues = batch.iter().flat_map(|item| item.queues.iter().map(AsRef::as_ref));
-    if let Err(error) = shared.declarations.ensure(queues).await {
-        return retry_all(batch, &error);
+    if batch.is_empty() {
+        return batch;
     }
-    let inline = shared.store_inline || shared.store.is_none();
-    let (whole, parts): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| {
-        !item.acknowledged && (inline || (item.store.is_none() && item.publish.is_empty()))
-    });
+    let mut batch = batch;
+    let queues = batch.iter().flat_map(|item| item.queues.iter().map(AsRef::as_ref));
+    match shared.declarations.ensure(queues).await {
+        Ok(()) => {}
+        Err(error) if error.is_transient() => return retry_all(batch, &error),
+        Err(_) => declare_one_by_one(shared, &mut batch).await,
+    }
+    let (whole, parts): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| goes_whole(shared, item));
     let mut again = settle_whole(shared, consumer, whole).await;
     again.extend(settle_in_parts(shared, consumer, parts).await);
     again
+}
+
+/// A queue that cannot be declared costs the task that needs it, and no other.
+async fn declare_one_by_one(shared: &Shared, batch: &mut [Settling]) {
+    for item in batch {
+        let outcome = shared.declarations.ensure(item.queues.iter().map(AsRef::as_ref)).await;
+        if let Err(error) = outcome
+            && !error.is_transient()
+        {
+            item.refuse_publications(&error);
+        }
+    }
+}
+
+/// Whether the broker can do all of it in one step.
+fn goes_whole(shared: &Shared, item: &Settling) -> bool {
+    if item.acknowledged {
+        return false;
+    }
+    match (&item.store, &shared.store) {
+        (None, _) | (_, None) => shared.store_inline || shared.store.is_none() || item.publish.is_empty(),
+        (Some(request), Some(store)) => shared.store_inline && store.inline(request).is_some(),
+    }
 }
 
 fn retry_all(batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
@@ -297,17 +373,10 @@ fn sort(shared: &Shared, batch: Vec<Settling>, outcomes: Vec<Result<Settled>>) -
                 again.push(item);
             }
             Err(error) => {
-                log::error!(
-                    target: logger::REQUEST, task_id = item.task_id.as_str();
-                    "Task {} could not be settled: {error}", item.task_id,
-                );
-                if !item.publish.is_empty() {
-                    // What it sends on is refused for good; its own message is kept instead.
-                    item.publish.clear();
-                    item.outcome = Outcome::Dead { reason: "rejected", detail: error.to_string() };
+                if refuse(&mut item, &error) {
+                    again.push(item);
                 }
                 first_error.get_or_insert(error);
-                again.push(item);
             }
         }
     }
@@ -319,6 +388,33 @@ fn sort(shared: &Shared, batch: Vec<Settling>, outcomes: Vec<Result<Settled>>) -
         Some(error) => retry_all(again, &error),
         None => again,
     }
+}
+
+/// Something of an item was refused for good: what was refused is left out of the next try. False when nothing is left to
+/// leave out; its lease then brings it back when the worker is gone.
+fn refuse(item: &mut Settling, error: &Error) -> bool {
+    item.refusals += 1;
+    let routing = matches!(error, Error::Unroutable { .. } | Error::NotSupported { .. });
+    if !item.publish.is_empty() && (routing || item.store.is_none() || item.refusals > 2) {
+        item.refuse_publications(error);
+    } else if let Some(store) = &mut item.store {
+        log::error!(
+            target: logger::REQUEST, task_id = item.task_id.as_str();
+            "The result of task {} was refused: {error}", item.task_id,
+        );
+        if store.meta.status == "FAILURE" {
+            item.store = None;
+        } else {
+            outcome::turn_into_failure(&mut store.meta, "BackendStoreError", &error.to_string());
+        }
+    } else {
+        log::error!(
+            target: logger::REQUEST, task_id = item.task_id.as_str();
+            "Task {} could not be settled: {error}", item.task_id,
+        );
+        return item.refusals < 5;
+    }
+    true
 }
 
 fn warn_lost(item: &Settling) {
@@ -401,14 +497,10 @@ async fn publish(shared: &Shared, batch: &mut Vec<Settling>, again: &mut Vec<Set
                 }
             }
         }
-        if let Some(error) = refused {
-            log::error!(
-                target: logger::REQUEST, task_id = item.task_id.as_str();
-                "Task {}: what it sends on was refused: {error}. Its message is in the dead list.", item.task_id,
-            );
-            item.outcome = Outcome::Dead { reason: "rejected", detail: error.to_string() };
-        }
         item.publish = left;
+        if let Some(error) = refused {
+            item.refuse_publications(&error);
+        }
         if item.publish.is_empty() { batch.push(item) } else { again.push(item) }
     }
     first_error
@@ -433,11 +525,9 @@ async fn store(shared: &Shared, batch: &mut Vec<Settling>, again: &mut Vec<Settl
             match outcomes.next() {
                 Some(Ok(())) => item.store = None,
                 Some(Err(error)) if !error.is_transient() => {
-                    log::error!(
-                        target: logger::REQUEST, task_id = item.task_id.as_str();
-                        "The result of task {} was refused: {error}", item.task_id,
-                    );
-                    item.store = None;
+                    refuse(&mut item, &error);
+                    again.push(item);
+                    continue;
                 }
                 outcome => {
                     first_error = first_error.or(outcome.and_then(Result::err));
@@ -459,13 +549,8 @@ pub(crate) fn hand_back(shared: &Shared, tags: Vec<DeliveryTag>) {
             continue;
         }
         shared.settle_queue.push(Settling {
-            tag,
             task_id: held.request.id.clone(),
-            publish: Vec::new(),
-            queues: Vec::new(),
-            store: None,
-            outcome: Outcome::Requeue { redelivered: false },
-            acknowledged: false,
+            ..Settling::new(tag, Outcome::Requeue { redelivered: false })
         });
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Held {
     pub(crate) expires: Option<jiff::Timestamp>,
     /// What had to happen before the body has happened: the early ack, the STARTED document.
     pub(crate) prepared: bool,
+    /// It is happening.
+    pub(crate) preparing: bool,
 }
 
 /// Something that JavaScript is told with its next deliveries.
@@ -76,15 +78,31 @@ pub(crate) struct State {
     pub(crate) revoked: Revoked,
     /// How often each task that nothing here is registered for was put back.
     pub(crate) unknown: HashMap<String, u32>,
+    /// How many of those wait to be put back.
+    pub(crate) parked: usize,
     pub(crate) counts: Counts,
-    /// When JavaScript last took a batch or asked for one.
+    /// When JavaScript last gave a sign of life.
     pub(crate) last_contact: Option<Instant>,
 }
 
 impl State {
     /// How many messages count towards the prefetch limit.
     pub(crate) fn prefetched(&self) -> usize {
-        self.held.len() - self.schedule.len()
+        self.held.len() - self.schedule.len() + self.parked
+    }
+
+    /// Takes out what JavaScript has not been given and the broker still knows: it can go back as if never taken.
+    pub(crate) fn take_unbegun(&mut self) -> Vec<DeliveryTag> {
+        let mut unbegun = self.schedule.drain();
+        let held = &self.held;
+        self.ready.retain(|tag| {
+            let keeps = held.get(tag).is_some_and(|held| held.acknowledged || held.preparing);
+            if !keeps {
+                unbegun.push(*tag);
+            }
+            keeps
+        });
+        unbegun
     }
 
     /// Takes a message out of whatever it waits in.
@@ -113,6 +131,8 @@ pub(crate) struct Shared {
     pub(crate) deliverable: Notify,
     /// The consumer may take more, or must look at `stopping`.
     pub(crate) capacity: Notify,
+    /// The consumer must stop waiting for messages: JavaScript takes none.
+    pub(crate) interrupt: Notify,
     /// The schedule has a new first entry.
     pub(crate) rescheduled: Notify,
     /// Told to everybody who waits for time to pass.
@@ -145,6 +165,7 @@ impl Shared {
             state: Mutex::default(),
             deliverable: Notify::new(),
             capacity: Notify::new(),
+            interrupt: Notify::new(),
             rescheduled: Notify::new(),
             stopped: Notify::new(),
             stopping: AtomicBool::new(false),

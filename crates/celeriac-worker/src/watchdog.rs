@@ -4,67 +4,88 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use celeriac_broker::{DeliveryTag, Outcome};
+use celeriac_broker::{Consumer, DeliveryTag, Outcome};
 
+use crate::consume;
 use crate::logger;
 use crate::settle::{self, Settling};
 use crate::state::{Shared, Stage};
-
-/// How long JavaScript may leave ready tasks lying although a slot is free.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often it is said that JavaScript is still stuck.
 const REMINDER: Duration = Duration::from_secs(60);
 
 /// Runs until the worker stops.
-pub(crate) async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     let mut reminded = Instant::now();
     while !shared.is_stopping() {
-        crate::consume::stop_or(&shared, Duration::from_secs(1)).await;
-        if shared.is_suspended() {
-            if give_up_running(&shared) {
-                continue;
-            }
-            if reminded.elapsed() > REMINDER {
-                reminded = Instant::now();
-                log::warn!(target: logger::WORKER, "JavaScript still takes no tasks: its event loop is blocked.");
-            }
-        } else if is_stuck(&shared) {
+        consume::stop_or(&shared, shared.options.patience / 10).await;
+        if !is_stuck(&shared) {
+            continue;
+        }
+        if !shared.suspended.swap(true, Ordering::AcqRel) {
             reminded = Instant::now();
-            suspend(&shared);
+            log::error!(
+                target: logger::WORKER,
+                "JavaScript has been silent for {} s: its event loop is blocked. What has not begun goes back to its \
+                 queue, and nothing is claimed until it answers.",
+                shared.options.patience.as_secs(),
+            );
+        }
+        hand_back_unbegun(&shared, consumer.as_ref()).await;
+        if !give_up_running(&shared) && reminded.elapsed() > REMINDER {
+            reminded = Instant::now();
+            log::warn!(target: logger::WORKER, "JavaScript is still silent: its event loop is blocked.");
         }
     }
 }
 
+/// JavaScript gave a sign of life: claiming goes on if it had been suspended.
+pub(crate) fn beat(shared: &Shared) {
+    shared.state().last_contact = Some(Instant::now());
+    if shared.suspended.swap(false, Ordering::AcqRel) {
+        log::warn!(target: logger::WORKER, "JavaScript answers again; claiming goes on.");
+        shared.capacity.notify_one();
+    }
+}
+
 fn is_stuck(shared: &Shared) -> bool {
-    let state = shared.state();
-    let waits = !state.ready.is_empty() && state.running < shared.options.concurrency;
-    waits && state.last_contact.is_some_and(|at| at.elapsed() > PATIENCE)
+    shared.state().last_contact.is_some_and(|at| at.elapsed() > shared.options.patience)
 }
 
-/// Hands back what has not begun, and claims nothing more until JavaScript answers.
-fn suspend(shared: &Shared) {
-    shared.suspended.store(true, Ordering::Release);
-    let waiting: Vec<_> = shared.state().ready.drain(..).collect();
-    log::error!(
-        target: logger::WORKER,
-        "JavaScript has taken no task for {} s: its event loop is blocked. {} tasks that had not begun go back to their \
-         queues, and nothing is claimed until it answers.",
-        PATIENCE.as_secs(),
-        waiting.len(),
-    );
-    settle::hand_back(shared, waiting);
+async fn hand_back_unbegun(shared: &Arc<Shared>, consumer: &dyn Consumer) {
+    shared.interrupt.notify_waiters();
+    // What comes while the worker is suspended is handed back on arrival.
+    consume::take(shared, consumer.pause().await);
+    let unbegun = shared.state().take_unbegun();
+    if !unbegun.is_empty() {
+        log::warn!(target: logger::WORKER, "{} tasks that had not begun go back to their queues.", unbegun.len());
+        settle::hand_back(shared, unbegun);
+    }
 }
 
-/// Once JavaScript was stuck for longer than `leaseMaxHold`, what it runs goes back too: somebody else runs it again.
+/// Once JavaScript was silent for longer than `leaseMaxHold`, what it runs goes back too: somebody else runs it again.
 fn give_up_running(shared: &Shared) -> bool {
     let Some(most) = shared.options.lease_max_hold else { return false };
-    let mut given_up: Vec<(DeliveryTag, String)> = Vec::new();
+    if shared.state().last_contact.is_none_or(|at| at.elapsed() <= most) {
+        return false;
+    }
+    let given_up = take_running(shared);
+    if given_up == 0 {
+        return false;
+    }
+    log::error!(
+        target: logger::WORKER,
+        "JavaScript was silent for longer than leaseMaxHold ({} s): {given_up} running tasks go back to their queues.",
+        most.as_secs_f64(),
+    );
+    true
+}
+
+/// Hands back what JavaScript runs, marked as begun; says how many that were.
+pub(crate) fn take_running(shared: &Shared) -> usize {
+    let mut taken: Vec<(DeliveryTag, String)> = Vec::new();
     {
         let mut state = shared.state();
-        if state.last_contact.is_none_or(|at| at.elapsed() <= most) {
-            return false;
-        }
         let running: Vec<DeliveryTag> = state
             .held
             .iter()
@@ -72,30 +93,13 @@ fn give_up_running(shared: &Shared) -> bool {
             .map(|(tag, _)| *tag)
             .collect();
         for tag in running {
-            if let Some(held) = state.remove(tag) {
-                given_up.push((tag, held.request.id.clone()));
-            }
+            taken.extend(state.remove(tag).map(|held| (tag, held.request.id.clone())));
         }
     }
-    if given_up.is_empty() {
-        return false;
+    let count = taken.len();
+    for (tag, task_id) in taken {
+        let outcome = Outcome::Requeue { redelivered: true };
+        shared.settle_queue.push(Settling { task_id, ..Settling::new(tag, outcome) });
     }
-    log::error!(
-        target: logger::WORKER,
-        "JavaScript was stuck for longer than leaseMaxHold ({} s): {} running tasks go back to their queues.",
-        most.as_secs_f64(),
-        given_up.len(),
-    );
-    for (tag, task_id) in given_up {
-        shared.settle_queue.push(Settling {
-            tag,
-            task_id,
-            publish: Vec::new(),
-            queues: Vec::new(),
-            store: None,
-            outcome: Outcome::Requeue { redelivered: true },
-            acknowledged: false,
-        });
-    }
-    true
+    count
 }

@@ -9,6 +9,7 @@ use celeriac_broker::producer::Producer;
 use celeriac_broker::{ConsumeOptions, Transport};
 use celeriac_error::{Error, Result};
 use celeriac_result::ResultStore;
+use tokio::sync::OnceCell;
 
 use crate::options::WorkerOptions;
 use crate::state::Shared;
@@ -22,6 +23,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Worker {
     shared: Arc<Shared>,
     started: Arc<AtomicBool>,
+    closing: Arc<OnceCell<Result<()>>>,
 }
 
 impl Worker {
@@ -34,7 +36,7 @@ impl Worker {
         declarations: Arc<Declarations>,
     ) -> Self {
         let shared = Arc::new(Shared::new(options, transport, store, producer, declarations));
-        Self { shared, started: Arc::default() }
+        Self { shared, started: Arc::default(), closing: Arc::default() }
     }
 
     /// Connects, declares the queues, and begins to claim.
@@ -66,11 +68,17 @@ impl Worker {
         let (ready, listening) = tokio::sync::oneshot::channel();
         tokio::spawn(control::run(Arc::clone(shared), ready));
         let _ = listening.await;
-        intake::touch(shared);
+        if shared.is_stopping() {
+            let _ = consumer.close().await;
+            settle::finish(shared);
+            shared.stopped.notify_waiters();
+            return Err(Error::Closed("worker"));
+        }
+        watchdog::beat(shared);
         tokio::spawn(settle::run(Arc::clone(shared), Arc::clone(&consumer)));
-        tokio::spawn(consume::run(Arc::clone(shared), consumer));
+        tokio::spawn(consume::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(intake::run_schedule(Arc::clone(shared)));
-        tokio::spawn(watchdog::run(Arc::clone(shared)));
+        tokio::spawn(watchdog::run(Arc::clone(shared), consumer));
         Ok(())
     }
 
@@ -78,6 +86,12 @@ impl Worker {
     /// JavaScript had is settled.
     pub async fn wait(&self) -> bool {
         deliver::wait(&self.shared).await
+    }
+
+    /// A sign of life of JavaScript's event loop, to be given about once a second: a worker that gets none for ten seconds
+    /// hands back what has not begun and claims nothing more until the next one.
+    pub fn beat(&self) {
+        watchdog::beat(&self.shared);
     }
 
     /// Takes what JavaScript can run now: one JSON array of deliveries and notices. To be called on JavaScript's thread.
@@ -107,13 +121,8 @@ impl Worker {
         if let Some(consumer) = shared.consumer.get() {
             consumer.stop().await;
         }
-        let waiting = {
-            let mut state = shared.state();
-            let mut waiting: Vec<_> = state.ready.drain(..).collect();
-            waiting.extend(state.schedule.drain());
-            waiting
-        };
-        settle::hand_back(shared, waiting);
+        let unbegun = shared.state().take_unbegun();
+        settle::hand_back(shared, unbegun);
         shared.deliverable.notify_one();
     }
 
@@ -123,16 +132,30 @@ impl Worker {
     /// # Errors
     /// What the transport says about handing back; the leases bring back what it could not.
     pub async fn close(&self) -> Result<()> {
+        self.closing.get_or_init(|| self.end()).await.clone()
+    }
+
+    async fn end(&self) -> Result<()> {
         let shared = &self.shared;
-        if shared.is_closed() {
-            return Ok(());
-        }
         self.stop().await;
         let mut outcome = Ok(());
         if self.started.load(Ordering::Acquire) {
-            let _ = tokio::time::timeout(CLOSE_PATIENCE, shared.settle_queue.drained()).await;
+            let settled = async {
+                // What JavaScript has finished is settled before the rest is taken from it.
+                shared.settle_queue.drained().await;
+                // What runs has begun: whoever gets it next must be able to see that.
+                watchdog::take_running(shared);
+                shared.settle_queue.drained().await;
+            };
+            let _ = tokio::time::timeout(CLOSE_PATIENCE, settled).await;
             if let Some(consumer) = shared.consumer.get() {
-                outcome = consumer.close().await;
+                outcome = match tokio::time::timeout(CLOSE_PATIENCE, consumer.close()).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => Err(Error::BrokerUnavailable {
+                        url: shared.transport.url().to_owned(),
+                        reason: "it did not take back what was held; the leases bring it back".to_owned(),
+                    }),
+                };
             }
         }
         settle::finish(shared);

@@ -2,148 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-use std::collections::HashMap;
+mod support;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use celeriac_broker::declare::Declarations;
-use celeriac_broker::producer::Producer;
-use celeriac_broker::publisher::{Publisher, RetryPolicy};
-use celeriac_broker::route::{Route, TaskCall};
-use celeriac_broker::{ExchangeType, Publication, Queue, Transport, TransportOptions};
+use celeriac_broker::publisher::RetryPolicy;
+use celeriac_broker::route::Route;
+use celeriac_broker::{ExchangeType, Publication};
+use celeriac_protocol::Message;
 use celeriac_protocol::task::TaskTemplate;
-use celeriac_protocol::{Message, TaskMeta};
-use celeriac_result::{ResultStore, StoreOptions};
-use celeriac_worker::{TaskSettings, Worker, WorkerOptions};
+use celeriac_worker::TaskSettings;
 use serde_json::Value;
+use support::{Bench, PATIENCE, SUCCESS, next, outcome};
 use tokio::time::timeout;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A broker, a result store and a route to the queue `celery`, all of this test alone.
-struct Bench {
-    transport: Arc<dyn Transport>,
-    store: Arc<dyn ResultStore>,
-    producer: Arc<Producer>,
-    declarations: Arc<Declarations>,
-    route: u32,
-}
-
-fn queue() -> Queue {
-    Queue { name: "celery".to_owned(), durable: true, ..Queue::default() }
-}
-
-impl Bench {
-    fn new() -> Self {
-        let name = uuid::Uuid::new_v4();
-        let transport =
-            celeriac_broker::open(&format!("memory://{name}"), TransportOptions::default()).unwrap();
-        let store =
-            celeriac_result::open(&format!("cache+memory://{name}"), StoreOptions::default()).unwrap();
-        let declarations = Arc::new(Declarations::new(Arc::clone(&transport)));
-        let publisher = Publisher::start(
-            &tokio::runtime::Handle::current(),
-            Arc::clone(&transport),
-            Arc::clone(&declarations),
-            Duration::from_secs(5),
-            |_| {},
-        );
-        let producer = Arc::new(Producer::new(publisher));
-        let route = producer.add_route(Route {
-            template: TaskTemplate {
-                task: "tasks.add".into(),
-                origin: "gen1@test".into(),
-                lang: "js".into(),
-                reply_to: None,
-                ignore_result: None,
-                time_limit: (None, None),
-                delivery_mode: 2,
-                priority: 0,
-                repr_max_levels: Some(3),
-            },
-            exchange: "".into(),
-            exchange_type: ExchangeType::Direct,
-            routing_key: "celery".into(),
-            queue: Some(Arc::new(queue())),
-            policy: Arc::new(RetryPolicy {
-                retry: true,
-                max_retries: None,
-                interval_start: Duration::ZERO,
-                interval_step: Duration::ZERO,
-                interval_max: Duration::ZERO,
-            }),
-        });
-        Self { transport, store, producer, declarations, route }
-    }
-
-    async fn send(&self, id: &str, options: Option<&str>) {
-        let call = TaskCall { route: self.route, task_id: id, args: "[2,3]", kwargs: "{}", options };
-        let (_, publication) = self.producer.message(&call).unwrap();
-        self.publish(publication).await;
-    }
-
-    async fn publish(&self, publication: Publication) {
-        self.transport.declare(&[queue()]).await.unwrap();
-        for outcome in self.transport.publish(&[publication]).await {
-            outcome.unwrap();
-        }
-    }
-
-    async fn worker(&self, change: impl FnOnce(&mut WorkerOptions)) -> Worker {
-        let late = TaskSettings { acks_late: true, ..TaskSettings::default() };
-        let mut options = WorkerOptions {
-            hostname: "celery@test".to_owned(),
-            pid: 1,
-            queues: vec![queue()],
-            tasks: HashMap::from([("tasks.add".to_owned(), late)]),
-            concurrency: 10,
-            prefetch: 40,
-            eta_task_limit: None,
-            lease: Duration::from_secs(30),
-            lease_max_hold: None,
-            unknown_task_requeues: 0,
-            accept_content: vec!["application/json".to_owned()],
-            result_expires: None,
-            result_extended: false,
-            control_exchange: Some("celery".to_owned()),
-            connection_retry: true,
-            connection_retry_on_startup: true,
-            connection_max_retries: None,
-        };
-        change(&mut options);
-        let worker = Worker::new(
-            options,
-            Arc::clone(&self.transport),
-            Some(Arc::clone(&self.store)),
-            Arc::clone(&self.producer),
-            Arc::clone(&self.declarations),
-        );
-        worker.start().await.unwrap();
-        worker
-    }
-
-    async fn ready(&self, id: &str) -> TaskMeta {
-        timeout(PATIENCE, self.store.wait(id)).await.expect("a result in time").unwrap()
-    }
-}
-
-/// The next items, as JavaScript parses them.
-async fn next(worker: &Worker) -> Vec<Value> {
-    loop {
-        assert!(timeout(PATIENCE, worker.wait()).await.expect("a delivery in time"), "the worker is over");
-        let items: Vec<Value> = serde_json::from_str(&worker.collect()).unwrap();
-        if !items.is_empty() {
-            return items;
-        }
-    }
-}
-
-fn outcome(item: &Value, rest: &str) -> String {
-    format!("[[{},{rest}]]", item[0])
-}
-
-const SUCCESS: &str = r#"0,"SUCCESS",5,null,[],null"#;
 
 #[tokio::test]
 async fn a_task_is_delivered_and_its_result_stored_before_the_message_is_gone() {
@@ -300,7 +173,6 @@ async fn a_revoked_task_is_not_delivered() {
     let bench = Bench::new();
     let worker = bench.worker(|_| {}).await;
     worker.revoke(vec!["no".to_owned()]);
-    assert_eq!(next(&worker).await[0], serde_json::json!(["revoke", ["no"], false, "SIGTERM"]));
     bench.send("no", None).await;
     let meta = bench.ready("no").await;
     assert_eq!(meta.status, "REVOKED");
@@ -369,4 +241,177 @@ async fn an_ignored_result_is_not_stored() {
     worker.settle(outcome(&items[0], SUCCESS));
     worker.close().await.unwrap();
     assert_eq!(bench.store.get(&["quiet"]).await.unwrap(), vec![None]);
+}
+
+#[tokio::test]
+async fn a_silent_event_loop_keeps_nothing_that_has_not_begun_and_claims_again_when_it_answers() {
+    let bench = Bench::new();
+    let silent = bench
+        .worker(|options| {
+            options.concurrency = 1;
+            options.patience = Duration::from_millis(500);
+        })
+        .await;
+    for number in 0..5 {
+        bench.send(&number.to_string(), None).await;
+    }
+    let begun = next(&silent).await;
+    assert_eq!(begun.len(), 1);
+    // From here on the silent worker's JavaScript says nothing, until the others have run elsewhere.
+    let other = bench.worker(|_| {}).await;
+    let mut ran = 0;
+    while ran < 4 {
+        for item in next(&other).await {
+            other.settle(outcome(&item, SUCCESS));
+            ran += 1;
+        }
+    }
+    other.close().await.unwrap();
+    silent.beat();
+    silent.settle(outcome(&begun[0], SUCCESS));
+    bench.send("again", None).await;
+    assert_eq!(next(&silent).await[0][2], "again", "it claims again");
+    silent.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_silent_event_loop_runs_goes_back_after_lease_max_hold_and_its_late_outcome_counts_no_more() {
+    let bench = Bench::new();
+    let silent = bench
+        .worker(|options| {
+            options.patience = Duration::from_millis(200);
+            options.lease_max_hold = Some(Duration::from_millis(400));
+        })
+        .await;
+    bench.send("held", None).await;
+    let begun = next(&silent).await;
+    let other = bench.worker(|_| {}).await;
+    let again = next(&other).await;
+    assert_eq!(
+        (&again[0][2], &again[0][6]["delivery_info"]["redelivered"]),
+        (&Value::from("held"), &Value::from(true))
+    );
+    silent.settle(outcome(&begun[0], r#"0,"SUCCESS",1,null,[],null"#));
+    other.settle(outcome(&again[0], r#"0,"SUCCESS",2,null,[],null"#));
+    assert_eq!(bench.ready("held").await.result_json, "2");
+    silent.close().await.unwrap();
+    other.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_that_was_acknowledged_early_still_runs_when_the_worker_stops() {
+    let bench = Bench::new();
+    let worker = bench
+        .worker(|options| {
+            options.tasks.insert("tasks.add".to_owned(), TaskSettings::default());
+        })
+        .await;
+    bench.send("early", None).await;
+    assert!(timeout(PATIENCE, worker.wait()).await.expect("it is ready in time"));
+    worker.stop().await;
+    let items = next(&worker).await;
+    assert_eq!(items[0][2], "early");
+    worker.settle(outcome(&items[0], SUCCESS));
+    assert_eq!(bench.ready("early").await.status, "SUCCESS");
+    worker.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_outcome_that_cannot_be_read_fails_its_own_task_and_no_other() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    bench.send("deep", None).await;
+    bench.send("fine", None).await;
+    let mut items = next(&worker).await;
+    while items.len() < 2 {
+        items.extend(next(&worker).await);
+    }
+    let deep = format!("{}{}", "[".repeat(500), "]".repeat(500));
+    let bad = outcome(&items[0], &format!(r#"0,"SUCCESS",{deep},null,[],null"#));
+    worker.settle(format!("{bad}\n{}", outcome(&items[1], SUCCESS)));
+    assert_eq!(bench.ready("fine").await.status, "SUCCESS");
+    let meta = bench.ready("deep").await;
+    assert_eq!(meta.status, "FAILURE");
+    assert!(meta.result_json.contains("EncodeError"), "{}", meta.result_json);
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_retry_that_no_queue_would_get_is_a_failure_and_holds_up_no_other_task() {
+    let bench = Bench::new();
+    let nowhere = bench.producer.add_route(Route {
+        template: TaskTemplate {
+            task: "tasks.add".into(),
+            origin: "gen1@test".into(),
+            lang: "js".into(),
+            reply_to: None,
+            ignore_result: None,
+            time_limit: (None, None),
+            delivery_mode: 2,
+            priority: 0,
+            repr_max_levels: Some(3),
+        },
+        exchange: "nowhere".into(),
+        exchange_type: ExchangeType::Direct,
+        routing_key: "nobody".into(),
+        queue: None,
+        policy: Arc::new(RetryPolicy {
+            retry: false,
+            max_retries: None,
+            interval_start: Duration::ZERO,
+            interval_step: Duration::ZERO,
+            interval_max: Duration::ZERO,
+        }),
+    });
+    let worker = bench.worker(|_| {}).await;
+    bench.send("lost", None).await;
+    bench.send("fine", None).await;
+    let mut items = next(&worker).await;
+    while items.len() < 2 {
+        items.extend(next(&worker).await);
+    }
+    let retry = format!(r#"0,"RETRY",null,null,[],[[{nowhere},"lost",[2,3],{{}},{{"retries": 1}}]]"#);
+    worker.settle(format!("{}\n{}", outcome(&items[0], &retry), outcome(&items[1], SUCCESS)));
+    assert_eq!(bench.ready("fine").await.status, "SUCCESS");
+    let meta = bench.ready("lost").await;
+    assert_eq!(meta.status, "FAILURE");
+    worker.close().await.unwrap();
+    let dead = bench.transport.dead_letters(0, 10).await.unwrap();
+    assert_eq!((dead.len(), dead[0].reason.as_str()), (1, "rejected"));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_under_the_worker_ends_it() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    let waiting = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.wait().await }
+    });
+    bench.transport.close().await;
+    assert!(!timeout(PATIENCE, waiting).await.expect("it ends in time").unwrap());
+    let _ = worker.close().await;
+}
+
+#[tokio::test]
+async fn closing_marks_what_runs_as_handed_out_before_and_leaves_the_rest_unmarked() {
+    let bench = Bench::new();
+    for id in ["running", "waiting"] {
+        bench.send(id, None).await;
+    }
+    let worker = bench.worker(|options| options.concurrency = 1).await;
+    let items = next(&worker).await;
+    assert_eq!((items.len(), &items[0][2]), (1, &Value::from("running")));
+    worker.close().await.unwrap();
+    let next_worker = bench.worker(|_| {}).await;
+    let mut items = next(&next_worker).await;
+    while items.len() < 2 {
+        items.extend(next(&next_worker).await);
+    }
+    for item in &items {
+        let redelivered = &item[6]["delivery_info"]["redelivered"];
+        assert_eq!(redelivered, &Value::from(item[2] == "running"), "{item}");
+    }
+    next_worker.close().await.unwrap();
 }

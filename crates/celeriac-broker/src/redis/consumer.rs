@@ -266,6 +266,14 @@ impl Consumer for RedisConsumer {
         Ok(())
     }
 
+    async fn pause(&self) -> Vec<Delivery> {
+        let core = &self.core;
+        let _asking = core.asking.lock().await;
+        // A credit that could not be withdrawn brings messages that the next pause, or receive, gives.
+        let _ = core.withdraw().await;
+        core.take_ready(usize::MAX)
+    }
+
     async fn stop(&self) {
         // What could not be put back comes back after its lease.
         let _ = self.core.stop().await;

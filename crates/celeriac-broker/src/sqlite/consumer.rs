@@ -283,6 +283,12 @@ impl Consumer for SqliteConsumer {
         }
     }
 
+    async fn pause(&self) -> Vec<Delivery> {
+        let mut inner = self.state.lock();
+        inner.wanted = None;
+        inner.ready.drain(..).collect()
+    }
+
     async fn settle(&self, batch: &[Settlement]) -> Vec<Result<Settled>> {
         let mut due = Vec::with_capacity(batch.len());
         {

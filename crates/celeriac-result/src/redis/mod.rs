@@ -199,10 +199,18 @@ impl RedisStore {
                 .into_iter()
                 .map(|outcome| match outcome {
                     Value::Int(_) => Ok(()),
-                    refused => Err(Error::Refused {
-                        url: self.url().to_owned(),
-                        reason: ::redis::from_redis_value(refused).unwrap_or_else(|error| error.to_string()),
-                    }),
+                    refused => {
+                        let reason =
+                            ::redis::from_redis_value(refused).unwrap_or_else(|error| error.to_string());
+                        let url = self.url().to_owned();
+                        // A full memory empties, a replica may become the master again: trying later helps.
+                        let passes = ["OOM", "MISCONF", "READONLY", "NOREPLICAS", "BUSY", "LOADING"];
+                        Err(if passes.iter().any(|code| reason.starts_with(code)) {
+                            Error::ResultStoreUnavailable { url, reason }
+                        } else {
+                            Error::Refused { url, reason }
+                        })
+                    }
                 })
                 .collect(),
             Err(error) => batch.iter().map(|_| Err(error.clone())).collect(),

@@ -1,0 +1,149 @@
+//! A broker, a result store and a route of a test's own, and what JavaScript would say to a worker.
+
+#![allow(dead_code, reason = "no test file uses all of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::producer::Producer;
+use celeriac_broker::publisher::{Publisher, RetryPolicy};
+use celeriac_broker::route::{Route, TaskCall};
+use celeriac_broker::{ExchangeType, Publication, Queue, Transport, TransportOptions};
+use celeriac_protocol::TaskMeta;
+use celeriac_protocol::task::TaskTemplate;
+use celeriac_result::{ResultStore, StoreOptions};
+use celeriac_worker::{TaskSettings, Worker, WorkerOptions};
+use serde_json::Value;
+use tokio::time::timeout;
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A broker, a result store and a route to the queue `celery`, all of this test alone.
+pub(crate) struct Bench {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) store: Arc<dyn ResultStore>,
+    pub(crate) producer: Arc<Producer>,
+    declarations: Arc<Declarations>,
+    pub(crate) route: u32,
+}
+
+pub(crate) fn queue() -> Queue {
+    Queue { name: "celery".to_owned(), durable: true, ..Queue::default() }
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let name = uuid::Uuid::new_v4();
+        let transport =
+            celeriac_broker::open(&format!("memory://{name}"), TransportOptions::default()).unwrap();
+        let store =
+            celeriac_result::open(&format!("cache+memory://{name}"), StoreOptions::default()).unwrap();
+        let declarations = Arc::new(Declarations::new(Arc::clone(&transport)));
+        let publisher = Publisher::start(
+            &tokio::runtime::Handle::current(),
+            Arc::clone(&transport),
+            Arc::clone(&declarations),
+            Duration::from_secs(5),
+            |_| {},
+        );
+        let producer = Arc::new(Producer::new(publisher));
+        let route = producer.add_route(Route {
+            template: TaskTemplate {
+                task: "tasks.add".into(),
+                origin: "gen1@test".into(),
+                lang: "js".into(),
+                reply_to: None,
+                ignore_result: None,
+                time_limit: (None, None),
+                delivery_mode: 2,
+                priority: 0,
+                repr_max_levels: Some(3),
+            },
+            exchange: "".into(),
+            exchange_type: ExchangeType::Direct,
+            routing_key: "celery".into(),
+            queue: Some(Arc::new(queue())),
+            policy: Arc::new(RetryPolicy {
+                retry: true,
+                max_retries: None,
+                interval_start: Duration::ZERO,
+                interval_step: Duration::ZERO,
+                interval_max: Duration::ZERO,
+            }),
+        });
+        Self { transport, store, producer, declarations, route }
+    }
+
+    pub(crate) async fn send(&self, id: &str, options: Option<&str>) {
+        let call = TaskCall { route: self.route, task_id: id, args: "[2,3]", kwargs: "{}", options };
+        let (_, publication) = self.producer.message(&call).unwrap();
+        self.publish(publication).await;
+    }
+
+    pub(crate) async fn publish(&self, publication: Publication) {
+        self.transport.declare(&[queue()]).await.unwrap();
+        for outcome in self.transport.publish(&[publication]).await {
+            outcome.unwrap();
+        }
+    }
+
+    pub(crate) async fn worker(&self, change: impl FnOnce(&mut WorkerOptions)) -> Worker {
+        let late = TaskSettings { acks_late: true, ..TaskSettings::default() };
+        let mut options = WorkerOptions {
+            hostname: "celery@test".to_owned(),
+            pid: 1,
+            queues: vec![queue()],
+            tasks: HashMap::from([("tasks.add".to_owned(), late)]),
+            concurrency: 10,
+            prefetch: 40,
+            eta_task_limit: None,
+            lease: Duration::from_secs(30),
+            patience: celeriac_worker::PATIENCE,
+            lease_max_hold: None,
+            unknown_task_requeues: 0,
+            accept_content: vec!["application/json".to_owned()],
+            result_expires: None,
+            result_extended: false,
+            control_exchange: Some("celery".to_owned()),
+            connection_retry: true,
+            connection_retry_on_startup: true,
+            connection_max_retries: None,
+        };
+        change(&mut options);
+        let worker = Worker::new(
+            options,
+            Arc::clone(&self.transport),
+            Some(Arc::clone(&self.store)),
+            Arc::clone(&self.producer),
+            Arc::clone(&self.declarations),
+        );
+        worker.start().await.unwrap();
+        worker
+    }
+
+    pub(crate) async fn ready(&self, id: &str) -> TaskMeta {
+        timeout(PATIENCE, self.store.wait(id)).await.expect("a result in time").unwrap()
+    }
+}
+
+/// The next items, as JavaScript parses them.
+pub(crate) async fn next(worker: &Worker) -> Vec<Value> {
+    loop {
+        assert!(timeout(PATIENCE, worker.wait()).await.expect("a delivery in time"), "the worker is over");
+        let items: Vec<Value> = serde_json::from_str(&worker.collect()).unwrap();
+        if !items.is_empty() {
+            return items;
+        }
+    }
+}
+
+pub(crate) fn outcome(item: &Value, rest: &str) -> String {
+    format!("[{},{rest}]", item[0])
+}
+
+/// The end of a settlement of a task that gave 5.
+pub(crate) const SUCCESS: &str = r#"0,"SUCCESS",5,null,[],null"#;
