@@ -1,7 +1,24 @@
+import type { Settings } from './config/conf.ts'
 import { camelCase } from './config/names.ts'
 import type { TaskAnnotation, TaskAnnotationMap, TaskAnnotations, TaskAnnotator } from './config/types.ts'
-import type { TaskOptions } from './task-options.ts'
+import type { AnyTaskOptions } from './task-options.ts'
 import { checkTaskOptions } from './task-options-check.ts'
+
+/** Options as they were worked out last, by task: valid for one version of one configuration. */
+const kept = new WeakMap<object, { conf: Settings; version: number; options: Readonly<AnyTaskOptions> }>()
+
+/** {@link annotatedOptions} by the settings, kept until one of them changes: they are asked for at every call. */
+export function currentOptions(
+  conf: Settings,
+  task: { readonly name: string },
+  options: Readonly<AnyTaskOptions>,
+): Readonly<AnyTaskOptions> {
+  const known = kept.get(task)
+  if (known !== undefined && known.version === conf.version && known.conf === conf) return known.options
+  const made = annotatedOptions(conf.taskAnnotations, task, options)
+  kept.set(task, { conf, version: conf.version, options: made })
+  return made
+}
 
 /**
  * A task's options with what `taskAnnotations` says of it: first what is said of its name, then what is said of all
@@ -10,8 +27,8 @@ import { checkTaskOptions } from './task-options-check.ts'
 export function annotatedOptions(
   annotations: TaskAnnotations | null,
   task: { readonly name: string },
-  options: Readonly<TaskOptions>,
-): Readonly<TaskOptions> {
+  options: Readonly<AnyTaskOptions>,
+): Readonly<AnyTaskOptions> {
   if (annotations === null) return options
   const all = (Array.isArray(annotations) ? annotations : [annotations]) as Array<
     TaskAnnotationMap | TaskAnnotator
@@ -38,8 +55,8 @@ function firstAnswer<T>(
   return undefined
 }
 
-function camelCased(annotation: TaskAnnotation | undefined): TaskOptions {
+function camelCased(annotation: TaskAnnotation | undefined): AnyTaskOptions {
   return Object.fromEntries(
     Object.entries(annotation ?? {}).map(([name, value]) => [camelCase(name), value]),
-  ) as TaskOptions
+  ) as AnyTaskOptions
 }

@@ -23,7 +23,7 @@ import { encodeJson, encodeTagged } from './serialization/encode.ts'
 import { joinApps, leaveApps, type SharedDefinition } from './shared-task.ts'
 import { type AnyTask, Task, type TaskBody } from './task.ts'
 import type { RetryMessage, TaskContext } from './task-context.ts'
-import type { TaskOptions } from './task-options.ts'
+import type { AnyTaskOptions, TaskOptions } from './task-options.ts'
 import { checkTaskOptions } from './task-options-check.ts'
 import type { NativeBrokerOptions } from './native.ts'
 
@@ -108,7 +108,7 @@ export class Celery {
   ): Task<Args, Return>
   task<Args extends unknown[], Return>(body: (...args: Args) => Return): Task<Args, Return>
   task(first: TaskOptions<never> | TaskBody, second?: TaskBody): AnyTask {
-    const [options, body] = typeof first === 'function' ? [{}, first] : [first as TaskOptions, second]
+    const [options, body] = typeof first === 'function' ? [{}, first] : [first as AnyTaskOptions, second]
     if (typeof body !== 'function') {
       throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'app.task needs the function of the task')
     }
@@ -363,7 +363,7 @@ export class Celery {
   }
 
   #nameOf(options: Pick<TaskOptions, 'name'>, body: TaskBody): string {
-    if (options.name !== undefined && options.name !== '') return options.name
+    if (options.name) return options.name
     if (body.name !== '') return `${this.main}.${body.name}`
     throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'a task needs a name: app.task({ name: … }, …)')
   }

@@ -1,21 +1,22 @@
 import type { Celery } from './app.ts'
 import { CeleriacError, type TaskError } from './errors.ts'
 import type { RevokeOptions } from './control.ts'
+import { onAbort } from './results/abort.ts'
 import { errorFromDocument } from './results/exception.ts'
 import { EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, type ResultMeta } from './results/store.ts'
 
-/** How {@link AsyncResult.get} waits. */
+/** How {@link AsyncResult.get} waits; null is the default. */
 export interface GetOptions {
   /** Seconds; without it, it waits for ever. 0 looks once. The task is not ended by it. */
-  timeout?: number | undefined
+  timeout?: number | null | undefined
   /** Ends the wait, not the task. */
-  signal?: AbortSignal | undefined
+  signal?: AbortSignal | null | undefined
   /** Throw the error of a task that failed; false returns it. Default true. */
-  propagate?: boolean | undefined
+  propagate?: boolean | null | undefined
   /** Taken for likeness with Celery; waiting never polls. */
-  interval?: number | undefined
+  interval?: number | null | undefined
   /** Throw too when a task before this one (`parent`) failed. Default true. */
-  followParents?: boolean | undefined
+  followParents?: boolean | null | undefined
 }
 
 /** A result in JSON: `[[id, parent], null]` (`AsyncResult.as_tuple`). */
@@ -64,18 +65,22 @@ export class AsyncResult<T = unknown> {
   }
 
   async #wait(options: GetOptions): Promise<ResultMeta> {
-    const { timeout, signal: given, propagate = true, followParents = true } = options
+    const timeout = options.timeout ?? undefined
+    const given = options.signal ?? undefined
     given?.throwIfAborted()
     if (this.#meta !== undefined) return this.#meta
-    if (this.parent === null || !propagate || !followParents) {
+    if (this.parent === null || !(options.propagate ?? true) || !(options.followParents ?? true)) {
       return this.#remember(await this.#app.backend.wait(this.id, { timeout, signal: given }))
     }
+    // Not AbortSignal.any: a signal that lives long would remember each wait that it was given to.
     const ending = new AbortController()
-    const signal = given === undefined ? ending.signal : AbortSignal.any([given, ending.signal])
+    const { signal } = ending
+    const keepGoing = given === undefined ? undefined : onAbort(given, (reason) => ending.abort(reason))
     try {
       const own = this.#app.backend.wait(this.id, { timeout, signal })
       return this.#remember(await Promise.race([own, ...this.#failuresOfParents({ signal })]))
     } finally {
+      keepGoing?.()
       ending.abort()
     }
   }
@@ -204,7 +209,9 @@ export class AsyncResult<T = unknown> {
    * waiting goes to `onError`, or is an unhandled rejection.
    */
   onReady(callback: (result: this) => unknown, onError?: (error: unknown) => unknown): void {
-    void this.#callWhenReady(callback, onError)
+    // Nobody stores anything under this id, so waiting would never end; get() does not wait either.
+    if (this.ignored) queueMicrotask(() => callback(this))
+    else void this.#callWhenReady(callback, onError)
   }
 
   async #callWhenReady(

@@ -62,6 +62,8 @@ export type RoutingSettings = Pick<
 export class Router {
   readonly #conf: RoutingSettings
   readonly #queues = new Map<string, ConfiguredQueue>()
+  /** Queues that no setting names, in the order of their last use. Senders may have one for each of their users. */
+  readonly #made = new Map<string, ConfiguredQueue>()
   readonly #aliases = new Map<string, string>()
   readonly #routers: ReadonlyArray<CompiledMap | RouterFunction | RouterObject>
   readonly #consumed: string[]
@@ -144,6 +146,12 @@ export class Router {
   #configured(name: string): ConfiguredQueue {
     const found = this.#queues.get(this.#aliases.get(name) ?? name)
     if (found !== undefined) return found
+    const made = this.#made.get(name)
+    if (made !== undefined) {
+      this.#made.delete(name)
+      this.#made.set(name, made)
+      return made
+    }
     if (!this.#conf.taskCreateMissingQueues) {
       throw new QueueNotFound(
         `queue '${name}' is missing from taskQueues (${[...this.#queues.keys()].join(', ')}), and ` +
@@ -152,13 +160,17 @@ export class Router {
     }
     const conf = this.#conf
     const queueArguments = conf.taskCreateMissingQueueType === 'quorum' ? { 'x-queue-type': 'quorum' } : {}
-    return this.#add({
+    const queue = this.#configure({
       name,
       exchange: name,
       exchangeType: conf.taskCreateMissingQueueExchangeType ?? 'direct',
       routingKey: name,
       queueArguments,
     })
+    this.#made.set(name, queue)
+    const [oldest] = this.#made.keys()
+    if (this.#made.size > MAX_MADE_QUEUES && oldest !== undefined) this.#made.delete(oldest)
+    return queue
   }
 
   #addConfigured(): void {
@@ -178,7 +190,12 @@ export class Router {
     }
   }
 
-  #add(queue: NamedQueue): ConfiguredQueue {
+  #add(queue: NamedQueue): void {
+    this.#queues.set(queue.name, this.#configure(queue))
+    if (queue.alias !== undefined) this.#aliases.set(queue.alias, queue.name)
+  }
+
+  #configure(queue: NamedQueue): ConfiguredQueue {
     const conf = this.#conf
     const given: ExchangeDefinition | null =
       typeof queue.exchange === 'object'
@@ -201,7 +218,7 @@ export class Router {
             autoDelete: given.autoDelete ?? false,
           }
     const queueArguments = queueArgumentsOf(queue, conf.taskQueueMaxPriority)
-    const configured: ConfiguredQueue = {
+    return {
       native: {
         name: queue.name,
         exchange,
@@ -214,11 +231,11 @@ export class Router {
       },
       deliveryMode: deliveryModeNumber(given?.deliveryMode ?? undefined),
     }
-    this.#queues.set(queue.name, configured)
-    if (queue.alias !== undefined) this.#aliases.set(queue.alias, queue.name)
-    return configured
   }
 }
+
+/** Making one again costs little; the settings of one that was forgotten come out the same. */
+const MAX_MADE_QUEUES = 10_000
 
 type NamedQueue = Partial<QueueFields> & { name: string }
 

@@ -2,13 +2,13 @@ import type { Celery } from './app.ts'
 import { CeleriacError } from './errors.ts'
 import { Task, type TaskBody } from './task.ts'
 import type { TaskContext } from './task-context.ts'
-import type { TaskOptions } from './task-options.ts'
+import type { AnyTaskOptions, TaskOptions } from './task-options.ts'
 import { checkTaskOptions } from './task-options-check.ts'
 
 /** A task that every app has. */
 export interface SharedDefinition {
   readonly name: string
-  readonly options: TaskOptions
+  readonly options: AnyTaskOptions
   readonly body: TaskBody
 }
 
@@ -59,7 +59,7 @@ export function sharedTask<Args extends unknown[], Return>(
   body: (...args: Args) => Return,
 ): Task<Args, Return>
 export function sharedTask(first: TaskOptions<never> | TaskBody, second?: TaskBody): Task {
-  const [given, body] = typeof first === 'function' ? [{}, first] : [first as TaskOptions, second]
+  const [given, body] = typeof first === 'function' ? [{}, first] : [first as AnyTaskOptions, second]
   const name = given.name ?? body?.name
   if (typeof body !== 'function' || name === undefined || name === '') {
     throw new CeleriacError(

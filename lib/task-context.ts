@@ -1,6 +1,7 @@
 import type { Celery } from './app.ts'
 import type { AnyTask } from './task.ts'
 import type { Request } from './request.ts'
+import type { ApplyAsyncOptions } from './call-options.ts'
 import type { RetryOptions } from './task-options.ts'
 import type { PreparedMessage } from './prepare.ts'
 import { MaxRetriesExceededError, Retry } from './errors.ts'
@@ -84,7 +85,7 @@ export class TaskContext {
         kwargs,
       )
     }
-    const sending = this.app.prepareRetry(this, args, kwargs, { ...rest, countdown, retries })
+    const sending = this.#prepareRetry(args, kwargs, { ...rest, countdown, retries }, exc)
     const retry = new Retry(undefined, {
       error: exc,
       when: rest.eta ?? countdown ?? null,
@@ -94,6 +95,21 @@ export class TaskContext {
     if (throws) throw retry
     if (sending.prepared !== null) this.outbox.push(sending.prepared)
     return retry
+  }
+
+  /** The next attempt. Where there can be none, the error that says so has `exc` as its cause: it must not be lost. */
+  #prepareRetry(
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+    options: ApplyAsyncOptions,
+    exc: unknown,
+  ): RetryMessage {
+    try {
+      return this.app.prepareRetry(this, args, kwargs, options)
+    } catch (error) {
+      if (error instanceof Error && error !== exc && (exc ?? null) !== null) error.cause ??= exc
+      throw error
+    }
   }
 
   /** Stores a state of your own with `meta` as its result: what `AsyncResult.state` and `.info` show meanwhile. */

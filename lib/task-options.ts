@@ -18,32 +18,31 @@ export interface RetryOptions extends Omit<ApplyAsyncOptions, 'kwargs' | 'retrie
 
 /**
  * What `app.task` takes: Celery's task attributes in camelCase. Handlers get the running task as `this`, so write
- * them as methods. Durations are seconds.
+ * them as methods. Durations are seconds. Null is the default, but for `maxRetries`. Beside these, `app.task` takes
+ * `bind`, which is no part of this type because it changes the type of the body.
  */
 export interface TaskOptions<Return = unknown> {
   /** Name in the registry and on the wire. Default: the app's name, a dot and the function's name. */
-  name?: string | undefined
-  /** Whether the running task comes as the first argument. Default false. */
-  bind?: boolean | undefined
+  name?: string | null | undefined
   /**
    * Names of the body's parameters, so that keyword arguments find their places. A question mark at the end makes one
    * optional: `['url', 'timeout?']`. Without this, keyword arguments arrive together as a last object argument.
    */
-  params?: readonly string[] | undefined
+  params?: readonly string[] | null | undefined
   /** Check calls against `params` before they are sent. Default true (`strict_typing`). */
-  typing?: boolean | undefined
+  typing?: boolean | null | undefined
   /** How often a task may be retried; null is without limit. Default 3. */
   maxRetries?: number | null | undefined
   /** Seconds until a retry that names no time. Default 180. */
-  defaultRetryDelay?: number | undefined
+  defaultRetryDelay?: number | null | undefined
   /** Calls per second, or `'10/s'`, `'10/m'`, `'10/h'`. Default `taskDefaultRateLimit`. */
   rateLimit?: number | string | null | undefined
   /** Store no result. Default `taskIgnoreResult`. */
   ignoreResult?: boolean | null | undefined
   /** Remember the results of tasks that a body sends, as `children`. Default true. */
-  trail?: boolean | undefined
+  trail?: boolean | null | undefined
   /** Send task events for this task. Default true. */
-  sendEvents?: boolean | undefined
+  sendEvents?: boolean | null | undefined
   /** Store failures although results are ignored. Default `taskStoreErrorsEvenIfIgnored`. */
   storeErrorsEvenIfIgnored?: boolean | null | undefined
   /** Store results of `apply()` too. Default `taskStoreEagerResult`. */
@@ -71,7 +70,7 @@ export interface TaskOptions<Return = unknown> {
   /** Default `taskRetryOnWorkerLost`. */
   retryOnWorkerLost?: boolean | null | undefined
   /** Expected errors: FAILURE, but logged in one line without a stack. */
-  throws?: ErrorClass | readonly ErrorClass[] | undefined
+  throws?: ErrorClass | readonly ErrorClass[] | null | undefined
   /** Default of the call option `expires`. */
   expires?: ApplyAsyncOptions['expires']
   /** Default of the call option `priority`. */
@@ -97,17 +96,17 @@ export interface TaskOptions<Return = unknown> {
       ) => string | null | undefined)
     | undefined
   /** Errors after which the task is retried by itself. */
-  autoretryFor?: ErrorClass | readonly ErrorClass[] | undefined
+  autoretryFor?: ErrorClass | readonly ErrorClass[] | null | undefined
   /** Errors of those that are failures all the same. */
-  dontAutoretryFor?: ErrorClass | readonly ErrorClass[] | undefined
+  dontAutoretryFor?: ErrorClass | readonly ErrorClass[] | null | undefined
   /** What `autoretryFor` passes to `retry`. */
-  retryKwargs?: RetryOptions | undefined
+  retryKwargs?: RetryOptions | null | undefined
   /** Wait exponentially longer, times this factor (true is 1). Default false. */
-  retryBackoff?: boolean | number | undefined
+  retryBackoff?: boolean | number | null | undefined
   /** Longest wait of `retryBackoff`. Default 600. */
-  retryBackoffMax?: number | undefined
+  retryBackoffMax?: number | null | undefined
   /** Wait a random part of that. Default true. */
-  retryJitter?: boolean | undefined
+  retryJitter?: boolean | null | undefined
   /** Before the body. */
   beforeStart?(
     this: TaskContext,
@@ -148,4 +147,10 @@ export interface TaskOptions<Return = unknown> {
     args: readonly unknown[],
     kwargs: Readonly<Record<string, unknown>>,
   ): unknown
+}
+
+/** The options of any task, bound or not. */
+export interface AnyTaskOptions<Return = unknown> extends TaskOptions<Return> {
+  /** Whether the running task comes as the first argument. Default false. */
+  bind?: boolean | null | undefined
 }

@@ -1,4 +1,4 @@
-import { annotatedOptions } from './annotations.ts'
+import { currentOptions } from './annotations.ts'
 import type { Celery } from './app.ts'
 import type { ApplyAsyncOptions, WireOptions } from './call-options.ts'
 import { readOptions } from './call-options.ts'
@@ -10,7 +10,7 @@ import { bindArguments, parseParameters, type Parameter, rebindArguments } from 
 import { Request } from './request.ts'
 import type { AsyncResult, EagerResult } from './result.ts'
 import { TaskContext } from './task-context.ts'
-import type { ErrorClass, TaskOptions } from './task-options.ts'
+import type { AnyTaskOptions, ErrorClass, TaskOptions } from './task-options.ts'
 
 /** Any task. */
 // eslint-disable-next-line @typescript-eslint/no-explicit-any -- each task has arguments of its own
@@ -53,7 +53,7 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
   declare readonly name: string
   readonly app!: Celery
   /** The options that the task was made with, before `taskAnnotations`. */
-  readonly givenOptions!: Readonly<TaskOptions>
+  readonly givenOptions!: Readonly<AnyTaskOptions>
   /** The function itself; a bound one takes the context first. */
   readonly body!: TaskBody
   /** Declared parameters; null when keyword arguments come as a last object argument. */
@@ -62,7 +62,7 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
   readonly bound!: boolean
 
   /** `app` may be a function that tells which app it is at the time. */
-  constructor(app: Celery | (() => Celery), name: string, options: TaskOptions, body: TaskBody) {
+  constructor(app: Celery | (() => Celery), name: string, options: AnyTaskOptions, body: TaskBody) {
     const callable = function (...args: Args): Return {
       return task.callDirectly(args)
     }
@@ -73,7 +73,7 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
       givenOptions: options,
       body,
       bound,
-      parameters: options.params === undefined ? null : parseParameters(options.params, body, bound, name),
+      parameters: parametersOf(options.params, body, bound, name),
     }
     for (const [key, value] of Object.entries(fields))
       Object.defineProperty(task, key, { value, configurable: true })
@@ -82,11 +82,8 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
   }
 
   /** The options of the task: those it was made with, and what `taskAnnotations` says of it. */
-  get options(): Readonly<TaskOptions> {
-    const { taskAnnotations } = this.app.conf
-    return taskAnnotations === null
-      ? this.givenOptions
-      : annotatedOptions(taskAnnotations, this, this.givenOptions)
+  get options(): Readonly<AnyTaskOptions> {
+    return currentOptions(this.app.conf, this, this.givenOptions)
   }
 
   /** How often it may be retried; null is without limit. */
@@ -241,6 +238,13 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
 
 // Celery's names come first: `apply` here is the task's, not the function's.
 Object.setPrototypeOf(Task.prototype, Function.prototype)
+
+function parametersOf(
+  params: readonly string[] | null | undefined,
+  ...rest: [body: TaskBody, bound: boolean, task: string]
+): Parameter[] | null {
+  return params === undefined || params === null ? null : parseParameters(params, ...rest)
+}
 
 /** Seconds until retry number `retries + 1` (`celery.utils.time.get_exponential_backoff_interval`). */
 export function backoff(

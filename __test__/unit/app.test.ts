@@ -1,4 +1,4 @@
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 
 import { beforeEach, describe, expect, test, vi } from 'vitest'
 
@@ -58,10 +58,96 @@ describe('registering tasks', () => {
     expect(() => app.task({ name: 'a', maxRetry: 1 }, () => 1)).toThrow(invalid("'maxRetries'"))
   })
 
+  test.each<[string, unknown, string]>([
+    ['maxRetries', -1, 'a whole number from 0 on, or null for no limit, not -1'],
+    ['maxRetries', 1.5, 'a whole number from 0 on, or null for no limit, not 1.5'],
+    ['maxRetries', Infinity, 'a whole number from 0 on, or null for no limit, not Infinity'],
+    ['defaultRetryDelay', -1, 'a number of seconds from 0 on, not -1'],
+    ['softTimeLimit', NaN, 'a number of seconds from 0 on, not NaN'],
+    ['timeLimit', -5, 'a number of seconds from 0 on, not -5'],
+    ['retryBackoff', 'fast', "true, false or a number from 0 on, not 'fast'"],
+    ['retryBackoff', -2, 'true, false or a number from 0 on, not -2'],
+    ['retryBackoffMax', Infinity, 'a number of seconds from 0 on, not Infinity'],
+    ['retryKwargs', 5, 'an object, not 5'],
+    ['priority', 256, 'an integer from 0 to 255, not 256'],
+    ['rateLimit', '10/d', "calls per second, or such as '10/s', '10/m' or '10/h', not '10/d'"],
+    ['expires', {}, 'a number of seconds, a Date or a time as text, not {}'],
+    ['deliveryMode', 3, "1 ('transient') or 2 ('persistent'), not 3"],
+    ['autoretryFor', ['Error'], 'an error class, or an array of them, not'],
+    ['params', 'x', "an array of names, not 'x'"],
+  ])('the option %s cannot be %j', (name, value, text) => {
+    expect(() => app.task({ name: 'a', [name]: value }, () => 1)).toThrow(
+      invalid(`task a: ${name} must be ${text}`),
+    )
+  })
+
+  test('null stands for the default of each option, but is no limit of retries', async () => {
+    const none = {
+      name: null,
+      bind: null,
+      params: null,
+      typing: null,
+      defaultRetryDelay: null,
+      throws: null,
+      autoretryFor: null,
+      dontAutoretryFor: null,
+      retryKwargs: null,
+      retryBackoff: null,
+      trail: null,
+    }
+    const task = app.task({ ...none, bind: false }, function add(x: number) {
+      return x
+    })
+    expect([task.name, task.parameters, task.bound, task.defaultRetryDelay]).toEqual([
+      'proj.add',
+      null,
+      false,
+      180,
+    ])
+    expect(task.options).not.toHaveProperty('throws')
+    expect(app.task({ name: 'more', maxRetries: null }, () => 1).maxRetries).toBeNull()
+    expect(await (await task.apply([1])).get()).toBe(1)
+  })
+
+  test('options that change nothing yet give one warning each', async () => {
+    const warnings: Array<Error & { code?: string }> = []
+    const keep = (warning: Error): number => warnings.push(warning)
+    process.on('warning', keep)
+    app.task({ name: 'quiet', rateLimit: null, sendEvents: false, serializer: 'json' }, () => 1)
+    for (const name of ['a', 'b']) {
+      const options = {
+        rateLimit: '10/m',
+        sendEvents: true,
+        serializer: 'yaml',
+        compression: 'gzip',
+        timeLimit: 5,
+        acksOnTimeout: true,
+        rejectOnWorkerLost: true,
+        retryOnWorkerLost: true,
+      }
+      app.task({ ...options, name }, () => 1)
+    }
+    await new Promise(setImmediate)
+    process.off('warning', keep)
+    const ours = warnings.filter(({ message }) => message.startsWith('the task option'))
+    expect(ours.map(({ code, message }) => [code, message.split(' ')[3]])).toEqual(
+      [
+        'rateLimit',
+        'sendEvents',
+        'serializer',
+        'compression',
+        'timeLimit',
+        'acksOnTimeout',
+        'rejectOnWorkerLost',
+        'retryOnWorkerLost',
+      ].map((name) => ['CELERIAC_NOT_HONOURED', name]),
+    )
+  })
+
   test('an option of a wrong type is refused', () => {
     // @ts-expect-error a number
     expect(() => app.task({ name: 'a', maxRetries: '1' }, () => 1)).toThrow(
-      invalid('maxRetries must be a number'),
+      invalid('maxRetries must be a whole number'),
     )
   })
 
@@ -426,7 +512,7 @@ describe('options of a call', () => {
     await add.applyAsync([1], none)
     await app.sendTask('add', [1], null)
     await app.sendTask('add', [1], none)
-    const [first, ...others] = FakeBroker.last.sent.map(({ taskId: _, ...message }) => message)
+    const [first, ...others] = FakeBroker.last.sent.map((message) => ({ ...message, taskId: '' }))
     for (const other of others) expect(other).toEqual(first)
     expect(FakeBroker.last.sent.every(({ taskId }) => taskId.length === 36)).toBe(true)
     await app.sendTask('add', null)
@@ -472,6 +558,12 @@ describe('options of a call', () => {
       ['q', 3],
     ])
     expect(task.maxRetries).toBe(9)
+    const annotate = vi.fn(() => ({ rate_limit: null, priority: 4 }))
+    app.conf.taskAnnotations = [annotate]
+    await task.delay()
+    await task.delay()
+    expect([task.options.priority, task.options.queue]).toEqual([4, 'own'])
+    expect(annotate).toHaveBeenCalledTimes(1)
     app.conf.taskAnnotations = { annotated: { maxRetry: 1 } }
     await expect(task.delay()).rejects.toThrow(invalid("'maxRetry'"))
   })
@@ -745,6 +837,52 @@ describe('results', () => {
     const called = new Promise((resolve) => result.onReady(resolve))
     FakeResults.last.put('id', 'FAILURE', { exc_type: 'E', exc_message: [], exc_module: 'm' })
     expect(await called).toBe(result)
+  })
+
+  test('onReady of an ignored result is called at once, and waits for nothing', async () => {
+    const result = new AsyncResult(app, 'me', null, true)
+    await new Promise<void>((resolve) => result.onReady(() => resolve()))
+    expect(FakeResults.last?.waits.size ?? 0).toBe(0)
+  })
+
+  test('one signal may end many waits, and remembers none that is over', async () => {
+    const controller = new AbortController()
+    const { signal } = controller
+    await app
+      .AsyncResult('x')
+      .get({ signal, timeout: 0 })
+      .catch(() => {})
+    const waits = Array.from({ length: 20 }, (_, index) =>
+      new AsyncResult(app, `child-${index}`, new AsyncResult(app, `parent-${index}`)).get({ signal }),
+    )
+    expect(getEventListeners(signal, 'abort')).toHaveLength(1)
+    const dependants = (): number | undefined => {
+      const key = Object.getOwnPropertySymbols(signal).find(
+        ({ description }) => description === 'kDependantSignals',
+      )
+      return key === undefined
+        ? 0
+        : (signal as unknown as Record<symbol, Set<unknown> | undefined>)[key]?.size
+    }
+    expect(dependants() ?? 0).toBe(0)
+    controller.abort(new Error('enough'))
+    const ends = await Promise.allSettled(waits)
+    expect(ends.map((end) => (end as PromiseRejectedResult).reason as unknown)).toEqual(
+      Array.from({ length: 20 }, () => new Error('enough')),
+    )
+    expect(FakeResults.last.waits.size).toBe(0)
+  })
+
+  test('null stands for the defaults of get', async () => {
+    const waiting = new AsyncResult(app, 'child', new AsyncResult(app, 'parent')).get({
+      timeout: null,
+      signal: null,
+      propagate: null,
+      followParents: null,
+    })
+    FakeResults.last.put('parent', 'FAILURE', { exc_type: 'E', exc_message: ['x'], exc_module: 'm' })
+    await expect(waiting).rejects.toMatchObject({ type: 'E' })
+    expect(FakeResults.last.waits.size).toBe(0)
   })
 
   test('forget removes it and its parents', async () => {

@@ -34,6 +34,19 @@ describe('queues', () => {
     ])
   })
 
+  test('of those that no setting names, the 10,000 used last are remembered', () => {
+    const one = router()
+    const [configured, often, once] = ['celery', 'often', 'once'].map((name) => one.queue(name))
+    for (let user = 0; user < 10_000; user++) {
+      one.queue(`user-${user}`)
+      one.queue('often')
+    }
+    expect(one.queue('celery')).toBe(configured)
+    expect(one.queue('often')).toBe(often)
+    expect(one.queue('once')).not.toBe(once)
+    expect(one.queue('once')).toEqual(once)
+  })
+
   test('the default settings apply to it', () => {
     const settings = {
       taskDefaultQueue: 'q',

@@ -234,6 +234,17 @@ describe('retry', () => {
   })
 })
 
+test('an error of a retry that cannot be sent has the reason of the retry as its cause', async () => {
+  const busy = new Temporary('busy')
+  const bound = app.task({ name: 'bound', bind: true }, (self) => {
+    throw self.retry({ exc: busy, args: [() => 1] })
+  })
+  expect(await run(bound)).toMatchObject({ code: 'ERR_CELERIAC_ENCODE', cause: busy })
+  const options = { name: 'auto', autoretryFor: Temporary, retryKwargs: { priority: 999 } }
+  const auto = app.task(options, () => Promise.reject(busy))
+  expect(await run(auto)).toMatchObject({ code: 'ERR_CELERIAC_INVALID_ARGUMENT', cause: busy })
+})
+
 describe('autoretryFor', () => {
   const failing = (error: unknown, options: object = {}): AnyTask =>
     app.task({ autoretryFor: [Temporary], ...options, name: `t${app.tasks.size}` }, () => {

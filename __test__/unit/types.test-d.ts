@@ -9,6 +9,7 @@ import {
   type Signature,
   type TaskContext,
   type TaskError,
+  type TaskOptions,
 } from '../../index.ts'
 
 // What is here is checked by the compiler: a line under @ts-expect-error that compiles is an error.
@@ -113,6 +114,13 @@ function tasks(): void {
     return x
   })
   expectTypeOf(plain.delay).parameters.toEqualTypeOf<[x: string]>()
+  // Options that were declared on their own fit, for a task that is not bound; a bound one says so in the call.
+  const declared: TaskOptions = { maxRetries: 5, throws: null }
+  const fromDeclared = app.task(declared, (x: number) => x)
+  expectTypeOf(fromDeclared.delay).parameters.toEqualTypeOf<[x: number]>()
+  const boundDeclared = app.task({ ...declared, bind: true }, (self, x: number) => `${self.name}${x}`)
+  expectTypeOf(boundDeclared.delay).parameters.toEqualTypeOf<[x: number]>()
+  expectTypeOf(sharedTask(declared, (x: number) => x).delay).parameters.toEqualTypeOf<[x: number]>()
   // @ts-expect-error no such setting
   new Celery({ brokerURL: 'memory://' })
   new Celery('proj', { broker: 'memory://', task_acks_late: true, taskTrackStarted: true })

@@ -1,3 +1,4 @@
+import type { AnyTaskOptions } from '../task-options.ts'
 import type { SettingName } from './settings.ts'
 
 const BEAT = 'beat is not built yet'
@@ -12,6 +13,9 @@ const DAEMON = 'detaching from the terminal is not built yet'
 const CHORDS = 'chords are not built yet'
 const COMPRESSION = 'compression is not built yet'
 const CORE = 'the native core has one connection that it keeps alive itself'
+const HARD_LIMIT = 'it is sent along, but only a pool of processes can kill a task, and there is none yet'
+const RATE_LIMITS = 'rate limits are not built yet'
+const WORKER_LOST = 'a lost task is given out again, and counted by maxDeliveries'
 const UNREAD = 'Celery itself declares it and never reads it'
 
 /**
@@ -80,13 +84,14 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   taskCreateMissingQueueType: RABBITMQ,
   taskDefaultQueueType: RABBITMQ,
   taskQueueMaxPriority: RABBITMQ,
-  taskDefaultRateLimit: 'rate limits are not built yet',
+  taskDefaultRateLimit: RATE_LIMITS,
   resultAcceptContent: 'results are read as JSON only yet',
   taskSerializer: 'messages are sent as JSON only yet',
   taskRemoteTracebacks: 'a Python traceback arrives as text',
-  taskRetryOnWorkerLost: 'a lost task is given out again, and counted by maxDeliveries',
+  taskRejectOnWorkerLost: WORKER_LOST,
+  taskRetryOnWorkerLost: WORKER_LOST,
   taskAllowErrorCbOnChordHeader: CHORDS,
-  taskTimeLimit: 'it is sent along, but only a pool of processes can kill a task, and there is none yet',
+  taskTimeLimit: HARD_LIMIT,
   taskAcksOnTimeout: PROCESSES,
 
   workerAgent: CLASSES,
@@ -96,7 +101,7 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   workerTimerPrecision: 'the timers of the core need no polling',
   workerCancelLongRunningTasksOnConnectionLoss: 'claims outlive a connection that comes back',
   workerDirect: 'queues of single workers are not built yet',
-  workerDisableRateLimits: 'rate limits are not built yet',
+  workerDisableRateLimits: RATE_LIMITS,
   workerDeduplicateSuccessfulTasks: 'results are not asked for before a task is run',
   workerHijackRootLogger: 'it is about the logging module of Python',
   workerRedirectStdouts: 'the output of tasks is left as it is',
@@ -137,8 +142,7 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   redisMaxConnections: CORE,
   redisRetryOnTimeout: CORE,
   redisSocketKeepalive: CORE,
-  redisSocketTimeout: CORE,
-  redisSocketConnectTimeout: CORE,
+  redisSocketTimeout: 'set socket_timeout in resultBackendTransportOptions instead',
   redisBackendHealthCheckInterval: CORE,
   redisBackendCredentialProvider: 'user and password are taken from the URL only yet',
   redisClientName: CORE,
@@ -149,7 +153,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   databaseTableNames: 'the tables have the names that Celery gives them',
   databaseCreateTablesAtSetup: 'tables are made when the backend is opened',
 
-  cacheBackend: STORES,
   cacheBackendOptions: STORES,
   cassandraEntryTtl: STORES,
   cassandraKeyspace: STORES,
@@ -195,4 +198,21 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   elasticsearchMaxRetries: STORES,
   elasticsearchTimeout: STORES,
   elasticsearchSaveMetaAsText: STORES,
+}
+
+/**
+ * The same for the options of tasks. `unless` is a value that asks for what happens anyway; `serializer` and
+ * `compression` are refused when a call is sent, unless they are what there is.
+ */
+export const taskOptionsNotHonoured: {
+  readonly [K in keyof AnyTaskOptions]?: { readonly reason: string; readonly unless?: unknown }
+} = {
+  rateLimit: { reason: RATE_LIMITS },
+  sendEvents: { reason: EVENTS, unless: false },
+  serializer: { reason: 'messages and results are in JSON only yet', unless: 'json' },
+  compression: { reason: COMPRESSION },
+  timeLimit: { reason: HARD_LIMIT },
+  acksOnTimeout: { reason: PROCESSES },
+  rejectOnWorkerLost: { reason: WORKER_LOST },
+  retryOnWorkerLost: { reason: WORKER_LOST },
 }
