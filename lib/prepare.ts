@@ -158,6 +158,8 @@ export class MessagePreparer {
     }
     const policy = {
       ...(conf.taskPublishRetryPolicy as Partial<RetryPolicyFields>),
+      // Celery's default of three retries is over in half a second, which a restart of the broker takes longer than.
+      ...(conf.isSet('taskPublishRetryPolicy') ? {} : { maxRetries: null }),
       ...withCamelCaseKeys((options['retry_policy'] ?? {}) as Record<string, unknown>),
     } as Partial<RetryPolicyFields>
     return {

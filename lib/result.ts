@@ -65,6 +65,7 @@ export class AsyncResult<T = unknown> {
   }
 
   async #wait(options: GetOptions): Promise<ResultMeta> {
+    checkGetOptions(options)
     const timeout = options.timeout ?? undefined
     const given = options.signal ?? undefined
     given?.throwIfAborted()
@@ -381,4 +382,32 @@ function pending(taskId: string): ResultMeta {
     retries: null,
     queue: null,
   }
+}
+
+const GET_OPTIONS: ReadonlySet<string> = new Set([
+  'timeout',
+  'signal',
+  'propagate',
+  'interval',
+  'followParents',
+])
+
+/** A misspelt timeout would wait for ever. */
+function checkGetOptions(options: unknown): void {
+  if (typeof options !== 'object' || options === null) {
+    throw invalidArgument(`get() takes options such as { timeout: 10 }, not ${String(options)}`)
+  }
+  const unknown = Object.keys(options).find((name) => !GET_OPTIONS.has(name))
+  if (unknown !== undefined) {
+    throw invalidArgument(`get() has no option '${unknown}'; it has ${[...GET_OPTIONS].join(', ')}`)
+  }
+  const { timeout } = options as GetOptions
+  if (timeout === undefined || timeout === null) return
+  if (typeof timeout !== 'number' || !(timeout >= 0)) {
+    throw invalidArgument(`get(): timeout must be a number of seconds from 0, not ${String(timeout)}`)
+  }
+}
+
+function invalidArgument(message: string): CeleriacError {
+  return new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', message)
 }

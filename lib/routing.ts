@@ -105,7 +105,13 @@ export class Router {
     const merged = route === null ? { ...options } : { ...route, ...withoutNulls(options) }
     const queueName =
       merged['queue'] ?? (route === null || isNull(merged['exchange']) ? this.#conf.taskDefaultQueue : null)
-    const configured = queueName === null ? null : this.#configured(String(queueName))
+    if (queueName !== null && (typeof queueName !== 'string' || queueName === '')) {
+      throw new CeleriacError(
+        'ERR_CELERIAC_INVALID_ARGUMENT',
+        `task ${name}: a queue needs a name, not ${JSON.stringify(queueName)}`,
+      )
+    }
+    const configured = queueName === null ? null : this.#configured(queueName)
     return this.#complete(merged, configured)
   }
 

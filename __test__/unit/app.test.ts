@@ -208,7 +208,7 @@ describe('delay', () => {
           deliveryMode: 2,
           priority: 0,
           retry: true,
-          maxRetries: 3,
+          maxRetries: null,
           intervalStartMs: 0,
           intervalStepMs: 200,
           intervalMaxMs: 1000,
@@ -296,7 +296,7 @@ describe('what the core is told', () => {
     await app.AsyncResult('id').state()
     const { options, ...rest } = FakeResults.last.options
     expect(rest).toEqual({ url: 'cache+memory://', connectTimeoutMs: 3000 })
-    expect(JSON.parse(options)).toEqual({ global_keyprefix: 'p', redis_socket_timeout: 7 })
+    expect(JSON.parse(options)).toEqual({ global_keyprefix: 'p', socket_timeout: 7 })
   })
 
   test('what the settings say of every task', async () => {
@@ -704,6 +704,21 @@ describe('inside of a task', () => {
 })
 
 describe('results', () => {
+  test.each([[1], [{ timout: 1 }], [{ timeout: NaN }], [{ timeout: -1 }], [{ timeout: '1' }]])(
+    'get(%j) is refused instead of waiting for ever',
+    async (options) => {
+      await expect(app.AsyncResult('id').get(options as never)).rejects.toMatchObject({
+        code: 'ERR_CELERIAC_INVALID_ARGUMENT',
+      })
+    },
+  )
+
+  test.each([[''], [5]])('a queue called %j is refused, for nobody would read it', async (queue) => {
+    await expect(app.sendTask('t', [], { queue: queue as never })).rejects.toMatchObject({
+      code: 'ERR_CELERIAC_INVALID_ARGUMENT',
+    })
+  })
+
   test('get waits for the worker', async () => {
     const result = app.AsyncResult<number>('id')
     const value = result.get({ timeout: 5 })

@@ -142,7 +142,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   redisMaxConnections: CORE,
   redisRetryOnTimeout: CORE,
   redisSocketKeepalive: CORE,
-  redisSocketTimeout: 'set socket_timeout in resultBackendTransportOptions instead',
   redisBackendHealthCheckInterval: CORE,
   redisBackendCredentialProvider: 'user and password are taken from the URL only yet',
   redisClientName: CORE,

@@ -30,6 +30,6 @@ export function openResultStore(conf: Settings): ResultStore {
 
 function storeOptions(conf: Settings): Record<string, unknown> {
   const options = withSnakeCaseKeys(conf.resultBackendTransportOptions as Record<string, unknown>)
-  if (conf.redisSocketTimeout !== null) options['redis_socket_timeout'] ??= conf.redisSocketTimeout
+  if (conf.redisSocketTimeout !== null) options['socket_timeout'] ??= conf.redisSocketTimeout
   return options
 }

@@ -86,6 +86,11 @@ export const workerCommand: CliCommand = {
     setUpWorkerLogging(context, app, options)
     const worker = new Worker(app, workerOptions(options))
     warnOfWhatThePoolLacks(worker, options)
+    if (app.tasks.size === 0) {
+      log.warning(
+        'The app has no tasks: whatever this worker takes fails as not registered. Name the module that has them with -A.',
+      )
+    }
     if (options.purge === true || options.discard === true) await purge(context, worker)
     return runWithPidfile(options.pidfile, worker, () => runWorker(context, worker, options.loglevel))
   },
