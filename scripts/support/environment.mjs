@@ -14,9 +14,15 @@ export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
 export const cache =
   process.env.CELERIAC_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'celeriac')
 
+/**
+ * One for each clone: cargo tells the crates of a workspace apart by their place in it, and what is new by time, so of two
+ * clones with one target directory the older takes what the newer built for its own.
+ */
+const targets = join(cache, 'targets', createHash('sha256').update(root).digest('hex').slice(0, 12))
+
 export const environment = {
   ...process.env,
-  CARGO_TARGET_DIR: process.env.CARGO_TARGET_DIR ?? join(cache, 'target'),
+  CARGO_TARGET_DIR: process.env.CARGO_TARGET_DIR ?? targets,
   npm_config_fund: 'false',
   npm_config_audit: 'false',
 }
