@@ -76,14 +76,13 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// The message; a call becomes one, once.
-    fn publication(&mut self) -> Result<&Publication> {
-        if let Self::Call { route, task_id, args, kwargs, options } = self {
-            *self = Self::Message(Box::new(route.publication(task_id, args, kwargs, options.as_deref())?));
-        }
+    /// The message; a call becomes one.
+    fn into_publication(self) -> Result<Publication> {
         match self {
-            Self::Message(publication) => Ok(publication),
-            Self::Call { .. } => Err(Error::Internal("a task call was not made into a message".to_owned())),
+            Self::Message(publication) => Ok(*publication),
+            Self::Call { route, task_id, args, kwargs, options } => {
+                route.publication(&task_id, &args, &kwargs, options.as_deref())
+            }
         }
     }
 }
@@ -101,15 +100,18 @@ pub struct Pending {
     pub policy: Arc<RetryPolicy>,
 }
 
+/// Everything about a waiting message but the message, which travels beside it.
 struct Item {
-    pending: Pending,
+    call: u32,
+    queue: Option<Arc<Queue>>,
+    policy: Arc<RetryPolicy>,
     deadline: Instant,
     attempts: u32,
 }
 
 #[derive(Default)]
 struct Buffer {
-    items: VecDeque<Item>,
+    items: VecDeque<(Item, Payload)>,
     closing: bool,
 }
 
@@ -160,7 +162,8 @@ impl Publisher {
             if buffer.closing {
                 return Err(Error::Closed("broker connection"));
             }
-            buffer.items.push_back(Item { pending, deadline, attempts: 0 });
+            let Pending { call, payload, queue, policy } = pending;
+            buffer.items.push_back((Item { call, queue, policy, deadline, attempts: 0 }, payload));
             buffer.items.len() == 1
         };
         if was_empty {
@@ -205,7 +208,7 @@ impl Flusher {
         self.shared.idle.notify_one();
     }
 
-    fn take(&self) -> Vec<Item> {
+    fn take(&self) -> Vec<(Item, Payload)> {
         let mut buffer = self.shared.buffer();
         let count = buffer.items.len().min(FLUSH_LIMIT);
         buffer.items.drain(..count).collect()
@@ -213,7 +216,7 @@ impl Flusher {
 
     /// Writes one batch and reports it; what may be tried again goes back to the front of the buffer, in order.
     /// Says how long to wait before the next write.
-    async fn flush(&self, batch: Vec<Item>) -> Option<Duration> {
+    async fn flush(&self, batch: Vec<(Item, Payload)>) -> Option<Duration> {
         let (batch, publications) = self.build(batch);
         let deadline = batch.iter().map(|item| item.deadline).min()?;
         // A message whose time is up gets one more try: the broker may have come back.
@@ -222,21 +225,21 @@ impl Flusher {
             Ok(outcomes) => outcomes,
             Err(_) => batch.iter().map(|_| Err(Arc::new(self.silent()))).collect(),
         };
-        self.sort(batch, outcomes)
+        self.sort(batch, publications, outcomes)
     }
 
     /// Makes messages of calls; what cannot be one is reported as failed and left out.
-    fn build(&self, batch: Vec<Item>) -> (Vec<Item>, Vec<Publication>) {
+    fn build(&self, batch: Vec<(Item, Payload)>) -> (Vec<Item>, Vec<Publication>) {
         let mut items = Vec::with_capacity(batch.len());
         let mut publications = Vec::with_capacity(batch.len());
         let mut failed = Vec::new();
-        for mut item in batch {
-            match item.pending.payload.publication() {
+        for (item, payload) in batch {
+            match payload.into_publication() {
                 Ok(publication) => {
-                    publications.push(publication.clone());
+                    publications.push(publication);
                     items.push(item);
                 }
-                Err(error) => failed.push((item.pending.call, Arc::new(error))),
+                Err(error) => failed.push((item.call, Arc::new(error))),
             }
         }
         if !failed.is_empty() {
@@ -253,7 +256,7 @@ impl Flusher {
     }
 
     async fn write(&self, batch: &[Item], publications: &[Publication]) -> Vec<Result<(), Arc<Error>>> {
-        let queues = batch.iter().filter_map(|item| item.pending.queue.as_deref());
+        let queues = batch.iter().filter_map(|item| item.queue.as_deref());
         match self.declarations.ensure(queues).await {
             Ok(()) => {
                 let outcomes = self.transport.publish(publications).await;
@@ -275,7 +278,7 @@ impl Flusher {
     ) -> Vec<Result<(), Arc<Error>>> {
         let mut outcomes = Vec::with_capacity(batch.len());
         for (item, publication) in batch.iter().zip(publications) {
-            let queue = item.pending.queue.as_deref();
+            let queue = item.queue.as_deref();
             let outcome = match self.declarations.ensure(queue.into_iter()).await {
                 Ok(()) => self.transport.publish(std::slice::from_ref(publication)).await.pop(),
                 Err(error) => Some(Err(error)),
@@ -285,25 +288,30 @@ impl Flusher {
         outcomes
     }
 
-    fn sort(&self, batch: Vec<Item>, outcomes: Vec<Result<(), Arc<Error>>>) -> Option<Duration> {
+    fn sort(
+        &self,
+        batch: Vec<Item>,
+        publications: Vec<Publication>,
+        outcomes: Vec<Result<(), Arc<Error>>>,
+    ) -> Option<Duration> {
         let now = Instant::now();
         let mut report = Report { done: Vec::with_capacity(batch.len()), failed: Vec::new() };
         let mut again = Vec::new();
         let mut pause: Option<Duration> = None;
-        for (mut item, outcome) in batch.into_iter().zip(outcomes) {
+        for ((mut item, publication), outcome) in batch.into_iter().zip(publications).zip(outcomes) {
             match outcome {
-                Ok(()) => report.done.push(item.pending.call),
-                Err(error) if !error.is_transient() => report.failed.push((item.pending.call, error)),
+                Ok(()) => report.done.push(item.call),
+                Err(error) if !error.is_transient() => report.failed.push((item.call, error)),
                 Err(error) => {
                     item.attempts += 1;
-                    let interval = item.pending.policy.interval(item.attempts);
-                    if !item.pending.policy.allows(item.attempts) {
-                        report.failed.push((item.pending.call, error));
+                    let interval = item.policy.interval(item.attempts);
+                    if !item.policy.allows(item.attempts) {
+                        report.failed.push((item.call, error));
                     } else if now + interval >= item.deadline {
-                        report.failed.push((item.pending.call, Arc::new(self.timed_out(&error))));
+                        report.failed.push((item.call, Arc::new(self.timed_out(&error))));
                     } else {
                         pause = Some(pause.map_or(interval, |shortest| shortest.min(interval)));
-                        again.push(item);
+                        again.push((item, Payload::Message(Box::new(publication))));
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use celeriac_broker::route::TaskCall;
-use celeriac_broker::{Consumer, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement};
+use celeriac_broker::{Consumer, DeliveryTag, InlineStore, Outcome, Publication, Queue, Settled, Settlement};
 use celeriac_error::{Error, Result};
 use celeriac_protocol::json;
 use celeriac_result::StoreRequest;
@@ -297,7 +297,13 @@ async fn process(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>)
         Err(error) if error.is_transient() => return retry_all(batch, &error),
         Err(_) => declare_one_by_one(shared, &mut batch).await,
     }
-    let (whole, parts): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| goes_whole(shared, item));
+    let (mut whole, mut parts) = (Vec::with_capacity(batch.len()), Vec::new());
+    for item in batch {
+        match way(shared, &item) {
+            Way::Whole(store) => whole.push((item, store)),
+            Way::Parts => parts.push(item),
+        }
+    }
     let mut again = settle_whole(shared, consumer, whole).await;
     again.extend(settle_in_parts(shared, consumer, parts).await);
     again
@@ -315,14 +321,25 @@ async fn declare_one_by_one(shared: &Shared, batch: &mut [Settling]) {
     }
 }
 
-/// Whether the broker can do all of it in one step.
-fn goes_whole(shared: &Shared, item: &Settling) -> bool {
+/// How an item is settled.
+enum Way {
+    /// The broker does all of it in one step, this store included.
+    Whole(Option<InlineStore>),
+    /// Publish, store, acknowledge, one after the other.
+    Parts,
+}
+
+fn way(shared: &Shared, item: &Settling) -> Way {
     if item.acknowledged {
-        return false;
+        return Way::Parts;
     }
     match (&item.store, &shared.store) {
-        (None, _) | (_, None) => shared.store_inline || shared.store.is_none() || item.publish.is_empty(),
-        (Some(request), Some(store)) => shared.store_inline && store.inline(request).is_some(),
+        (Some(request), Some(store)) => {
+            let inline = shared.store_inline.then(|| store.inline(request)).flatten();
+            inline.map_or(Way::Parts, |inline| Way::Whole(Some(inline)))
+        }
+        _ if shared.store_inline || shared.store.is_none() || item.publish.is_empty() => Way::Whole(None),
+        _ => Way::Parts,
     }
 }
 
@@ -336,23 +353,27 @@ fn retry_all(batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
     batch
 }
 
-/// Everything in one step of the broker's.
-async fn settle_whole(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>) -> Vec<Settling> {
+/// Everything in one step of the broker's, storing included where it comes with the item.
+async fn settle_whole(
+    shared: &Shared,
+    consumer: &dyn Consumer,
+    batch: Vec<(Settling, Option<InlineStore>)>,
+) -> Vec<Settling> {
     if batch.is_empty() {
-        return batch;
+        return Vec::new();
     }
-    let settlements: Vec<Settlement> = batch
-        .iter()
-        .map(|item| Settlement {
-            tag: item.tag,
-            publish: item.publish.clone(),
-            store: match (&item.store, &shared.store) {
-                (Some(request), Some(store)) => store.inline(request),
-                _ => None,
-            },
-            outcome: item.outcome.clone(),
+    let (batch, settlements): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .map(|(item, store)| {
+            let settlement = Settlement {
+                tag: item.tag,
+                publish: item.publish.clone(),
+                store,
+                outcome: item.outcome.clone(),
+            };
+            (item, settlement)
         })
-        .collect();
+        .unzip();
     let outcomes = consumer.settle(&settlements).await;
     sort(shared, batch, outcomes)
 }
@@ -444,6 +465,8 @@ async fn settle_in_parts(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Se
     }
     let (forgotten, held): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| item.acknowledged);
     shared.state().counts.settled += forgotten.len() as u64;
+    // Published and stored: the outcome is left.
+    let held = held.into_iter().map(|item| (item, None)).collect();
     again.extend(settle_whole(shared, consumer, held).await);
     again
 }
