@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::link::Link;
 use super::settings::Settings;
-use crate::transport::DeadLetter;
+use crate::dead::DeadLetter;
 
 /// What the hash holds.
 #[derive(Serialize, Deserialize)]
@@ -58,14 +58,11 @@ pub(super) async fn list(
         link.command(redis::cmd("HMGET").arg(settings.keys.dead()).arg(&ids)).await?;
     let letters = ids.into_iter().zip(entries).filter_map(|(id, entry)| {
         let entry: Entry = serde_json::from_str(&entry?).ok()?;
-        Some(DeadLetter {
-            id,
-            queue: entry.queue,
-            reason: entry.reason,
-            detail: entry.detail,
-            at_ms: entry.at_ms,
-            raw: STANDARD.decode(entry.raw).ok()?.into(),
-        })
+        let raw = STANDARD.decode(entry.raw).ok()?;
+        let mut letter = DeadLetter::new(&entry.queue, &entry.reason, &entry.detail, &raw);
+        letter.id = id;
+        letter.at_ms = entry.at_ms;
+        Some(letter)
     });
     Ok(letters.collect())
 }

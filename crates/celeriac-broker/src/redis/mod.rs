@@ -33,9 +33,10 @@ use self::core::{Core, Sources, lock};
 use self::link::Link;
 use self::routing::Router;
 use self::settings::Settings;
+use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
 use crate::transport::{
-    ConsumeOptions, Consumer, DeadLetter, Exchange, Features, Publication, Queue, Subscription, Transport,
+    ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, Subscription, Transport,
 };
 
 pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
@@ -150,6 +151,22 @@ impl Transport for RedisTransport {
     async fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {
         self.check_open()?;
         dead::list(&self.settings, &self.link, offset, limit).await
+    }
+
+    async fn dead_count(&self) -> Result<u64> {
+        Err(celeriac_error::Error::NotSupported { what: "dead list".to_owned(), by: self.url().to_owned() })
+    }
+
+    async fn dead_letter(&self, _id: &str) -> Result<Option<(DeadLetter, bytes::Bytes)>> {
+        Err(celeriac_error::Error::NotSupported { what: "dead list".to_owned(), by: self.url().to_owned() })
+    }
+
+    async fn replay_dead(&self, _ids: &[String], _queue: Option<&str>) -> Result<Vec<bool>> {
+        Err(celeriac_error::Error::NotSupported { what: "dead list".to_owned(), by: self.url().to_owned() })
+    }
+
+    async fn drop_dead(&self, _ids: &[String]) -> Result<Vec<bool>> {
+        Err(celeriac_error::Error::NotSupported { what: "dead list".to_owned(), by: self.url().to_owned() })
     }
 
     async fn close(&self) {

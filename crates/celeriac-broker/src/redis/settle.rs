@@ -34,7 +34,7 @@ pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Sett
     let mut order: Vec<usize> = (0..batch.len()).collect();
     // What goes back goes back newest first, so that the oldest is consumed next.
     order.sort_by_key(|&place| match batch[place].outcome {
-        Outcome::Requeue { .. } => (1, std::cmp::Reverse(batch[place].tag)),
+        Outcome::Requeue { .. } | Outcome::Abandon => (1, std::cmp::Reverse(batch[place].tag)),
         _ => (0, std::cmp::Reverse(crate::transport::DeliveryTag(0))),
     });
 
@@ -117,7 +117,8 @@ fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Res
     };
     match &settlement.outcome {
         Outcome::Ack => call.arg("a"),
-        Outcome::Requeue { redelivered } => {
+        Outcome::Requeue { .. } | Outcome::Abandon => {
+            let redelivered = !matches!(settlement.outcome, Outcome::Requeue { redelivered: false });
             let marked = redelivered.then(|| envelope::mark_redelivered(&held.raw)).flatten();
             call.arg("r").arg(&*held.list).arg(marked.as_deref().unwrap_or(&held.raw))
         }

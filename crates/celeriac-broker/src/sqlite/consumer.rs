@@ -208,6 +208,7 @@ fn settle_one(session: &mut Session, due: &Due) -> rusqlite::Result<Outcomes> {
     match &due.outcome {
         Outcome::Ack => session.delete(held)?,
         Outcome::Requeue { redelivered } => session.give_back(held, *redelivered)?,
+        Outcome::Abandon => session.give_back(held, true)?,
         Outcome::Dead { reason, detail } => session.bury(held, reason, detail)?,
     }
     Ok(Outcomes::Done)
@@ -365,6 +366,10 @@ impl Consumer for SqliteConsumer {
                     .collect()
             })
             .await
+    }
+
+    async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>> {
+        Ok(vec![Some(2); batch.len()])
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {

@@ -14,7 +14,8 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::failure::is_busy;
 use super::location::Location;
 use super::schema::{self, Statements};
-use crate::transport::{DeadLetter, ExchangeType};
+use crate::dead::DeadLetter;
+use crate::transport::ExchangeType;
 use crate::virtual_exchange::{binds, queues_for};
 
 /// How long a broadcast is kept for listeners that are slow.
@@ -412,14 +413,12 @@ impl Session {
         let mut statement = self.connection.prepare_cached(&self.sql.dead_letters)?;
         statement
             .query_map(page, |row| {
-                Ok(DeadLetter {
-                    id: row.get::<_, i64>(0)?.to_string(),
-                    queue: row.get(1)?,
-                    reason: row.get(2)?,
-                    detail: row.get(3)?,
-                    at_ms: row.get::<_, i64>(4)? as u64,
-                    raw: bytes(row.get_ref(5)?),
-                })
+                let (queue, reason, detail): (String, String, String) =
+                    (row.get(1)?, row.get(2)?, row.get(3)?);
+                let mut letter = DeadLetter::new(&queue, &reason, &detail, &bytes(row.get_ref(5)?));
+                letter.id = row.get::<_, i64>(0)?.to_string();
+                letter.at_ms = row.get::<_, i64>(4)? as u64;
+                Ok(letter)
             })?
             .collect()
     }
