@@ -32,6 +32,14 @@ export declare class NativeBroker {
   purge(queue: string): Promise<number>
   /** The dead list, oldest first. */
   deadLetters(offset: number, limit: number): Promise<Array<NativeDeadLetter>>
+  /** How many messages the dead list has. */
+  deadCount(): Promise<number>
+  /** One message of the dead list with its original bytes; null when it is not there. */
+  deadLetter(id: string): Promise<NativeDeadLetter | undefined | null>
+  /** Moves messages from the dead list back to their queues, or to `queue`; says of each whether it was there. */
+  replayDead(ids: Array<string>, queue?: string | null): Promise<Array<boolean>>
+  /** Removes messages from the dead list for good; says of each whether it was there. */
+  dropDead(ids: Array<string>): Promise<Array<boolean>>
   /** What the transport can do. */
   features(): NativeFeatures
   /** Settles what waits in the buffer, one way or the other, then closes. */
@@ -120,14 +128,21 @@ export interface NativeBrokerOptions {
   replyTo: string
 }
 
-/** A message in the dead list. */
+/** What is known of a message in the dead list. */
 export interface NativeDeadLetter {
   id: string
+  /** Empty when it is not known. */
   queue: string
   reason: string
   detail: string
+  /** Where the message says one. */
+  task?: string
+  taskId?: string
   atMs: number
-  raw: Buffer
+  /** In bytes. */
+  size: number
+  /** The original bytes; only when one message is asked for. */
+  raw?: Buffer
 }
 
 /** An exchange; the default one has an empty name. */

@@ -108,8 +108,8 @@ export class BrokerConnection {
   }
 
   /** One of them with its original bytes; null when it is not there (any more). */
-  deadLetter(id: string): Promise<NativeDeadLetter | null> {
-    return callAsync('broker.deadLetter', () => this.native.deadLetter(id))
+  async deadLetter(id: string): Promise<NativeDeadLetter | null> {
+    return (await callAsync('broker.deadLetter', () => this.native.deadLetter(id))) ?? null
   }
 
   /** Moves them back to the end of their queues, or of `queue`; says of each whether it was there. */
