@@ -208,11 +208,11 @@ export class Worker {
     for (;;) {
       const batch = await callAsync('worker.next', () => worker.next())
       if (batch === null) return
-      for (const item of JSON.parse(batch) as Item[]) this.#dispatch(item)
+      for (const item of JSON.parse(batch) as Item[]) this.#dispatch(worker, item)
     }
   }
 
-  #dispatch(item: Item): void {
+  #dispatch(worker: NativeWorker, item: Item): void {
     if (item[0] === 'revoke') {
       const [, ids, terminate] = item
       if (terminate) this.#pool.terminate(ids)
@@ -220,16 +220,16 @@ export class Worker {
       if (this.#onShutdown !== undefined) this.#onShutdown()
       else
         this.stop().catch((error: unknown) => log.exception('could not stop after a remote shutdown', error))
-    } else if (item[0] === 'redelivered') void this.#beginAgain(item[1])
+    } else if (item[0] === 'redelivered') void this.#beginAgain(worker, item[1])
     else this.#pool.begin(item)
   }
 
   /** Counts how often the body of a task has begun that comes back from a worker that was lost. */
-  async #beginAgain(delivery: Delivery): Promise<void> {
+  async #beginAgain(worker: NativeWorker, delivery: Delivery): Promise<void> {
     const { maxDeliveries } = this.app.conf
     let count: number
     try {
-      count = (await callAsync('worker.begin', () => this.#native?.begin(delivery[0]))) ?? 0
+      count = await callAsync('worker.begin', () => worker.begin(delivery[0]))
     } catch (error) {
       // It was not begun, so it goes back when the worker ends, or after its lease.
       log.exception(`task ${delivery[2]} could not be begun`, error)
