@@ -1,6 +1,7 @@
 //! Brokers: one trait, a registry by URL scheme, a file or folder for each.
 
 pub mod declare;
+pub mod fault;
 pub mod memory;
 pub mod producer;
 pub mod publisher;
