@@ -1,9 +1,9 @@
 /** A worker is killed at each instant of a delivery's life, on each broker; whoever comes next finishes everything. */
 
 import { describe, expect, test } from 'vitest'
+import { type RedisBroker, startRedisBroker, startSqliteBroker, type TestBroker } from '../support/brokers.ts'
 import { diedAt, faultPoints, isOver, startDoomed } from '../support/fault-points.ts'
 import { type Fleet, fleet, nodeTasks } from '../support/fleet.ts'
-import { type Ground, redisGround, sqliteGround } from '../support/grounds.ts'
 import { Random } from '../support/random.ts'
 import { until } from '../support/wait.ts'
 
@@ -17,7 +17,7 @@ const BAD = 8
 /** How many workers are doomed at the same time on each broker: more of them only wait for a processor. */
 const SIDE_BY_SIDE = 6
 
-const LEASE = { WORKER_LEASE: '2' }
+const SETTINGS = { workerLease: 2 }
 
 interface Case {
   point: string
@@ -52,17 +52,17 @@ const IN_PARTS = /^(publish|store)\./
 const grounds = [
   {
     name: 'Redis with the results on the same server',
-    start: () => redisGround('same'),
+    start: () => startRedisBroker(),
     cases: plan(ALL.filter((point) => !point.startsWith('sqlite.') && !IN_PARTS.test(point))),
   },
   {
     name: 'Redis with the results on another server',
-    start: () => redisGround('other'),
+    start: () => startRedisBroker({ results: 'other' }),
     cases: plan(ALL.filter((point) => !point.startsWith('sqlite.'))),
   },
   {
     name: 'SQLite',
-    start: () => sqliteGround(),
+    start: () => startSqliteBroker(),
     cases: plan(ALL.filter((point) => !point.startsWith('redis.'))),
   },
 ]
@@ -74,13 +74,20 @@ test('every fault point that there is has its turn', () => {
 
 /** What one broker went through, and what it owes. */
 class Trial {
+  readonly broker: TestBroker
   readonly nodes: Fleet
   readonly sent = new Set<string>()
   readonly early = new Map<string, string[]>()
   readonly bad: string[] = []
 
-  constructor(readonly ground: Ground) {
-    this.nodes = fleet(ground.url, ground.backend)
+  constructor(broker: TestBroker) {
+    this.broker = broker
+    this.nodes = fleet(broker, { node: SETTINGS })
+  }
+
+  /** The Redis server, where the broker is one. */
+  get redis(): RedisBroker['server'] | undefined {
+    return (this.broker as Partial<RedisBroker>).server
   }
 
   /** Sends tasks that each call another one when they are done. */
@@ -101,7 +108,10 @@ class Trial {
   async sendEarly(queue: string): Promise<void> {
     const { app } = this.nodes
     const results = Array.from({ length: GOOD }, () => app.sendTask('node.early', [1], { queue }))
-    this.early.set(queue, (await Promise.all(results)).map(({ id }) => id))
+    this.early.set(
+      queue,
+      (await Promise.all(results)).map(({ id }) => id),
+    )
   }
 
   doom({ point, hit, work, queue }: Case): ReturnType<typeof startDoomed> {
@@ -112,20 +122,12 @@ class Trial {
       app: nodeTasks,
       args: ['-Q', queue, '-c', capacity, '--prefetch-multiplier', '1'],
       env: {
-        ...LEASE,
-        CELERY_BROKER_URL: this.ground.url,
-        CELERY_RESULT_BACKEND: this.ground.backend,
+        CELERY_BROKER_URL: this.broker.url,
+        CELERY_RESULT_BACKEND: this.broker.backend,
+        SETTINGS: JSON.stringify(SETTINGS),
         LEDGER: this.nodes.ledger.path,
       },
     })
-  }
-
-  get ended(): Set<string> {
-    return new Set(this.nodes.ledger.after('end').map((rest) => rest.split(' ')[0] ?? ''))
-  }
-
-  get begun(): string[] {
-    return this.nodes.ledger.after('begin').map((rest) => rest.split(' ')[0] ?? '')
   }
 
   /** Everything that a case needs before its worker comes. */
@@ -138,7 +140,7 @@ class Trial {
     }
     for (const { queue } of cases.filter(({ work }) => work === 'backlog')) {
       const bad = Array.from({ length: BAD }, (_, place) => `not json ${queue} ${place}`)
-      await this.ground.push(queue, bad)
+      await this.broker.push(queue, ...bad)
       this.bad.push(...bad)
       await this.send(queue, GOOD / 2, brief)
     }
@@ -153,25 +155,45 @@ class Trial {
 
   /** One task after the other, each to a worker that waits. */
   private async trickle({ point, queue }: Case, worker: ReturnType<typeof startDoomed>): Promise<void> {
+    const { ledger } = this.nodes
     await until(60, `a worker for ${queue}`, () => isOver(worker) || worker.output.includes(' ready.'))
     for (let place = 0; place < 20 && !isOver(worker); place++) {
-      if (point === 'redis.wake.moved') await this.ground.forgetScripts?.()
+      if (point === 'redis.wake.moved') await this.redis?.command('script', 'flush')
       const before = new Set(this.sent)
       await this.send(queue, 1, () => 0)
       const [id = ''] = [...this.sent].filter((sent) => !before.has(sent))
-      await until(30, `a task of ${queue}`, () => isOver(worker) || this.ended.has(id))
+      await until(30, `a task of ${queue}`, () => isOver(worker) || ledger.ended.has(id))
     }
   }
 
   /** A worker is killed while it holds tasks; those of `cases` find what it left. */
   async leave(cases: readonly Case[]): Promise<void> {
     await this.send('left', 10, () => 300)
-    const holder = await this.nodes.nodeWorker({ queues: 'left', args: ['-c', '10'], env: LEASE })
-    await this.nodes.ledger.until(30, 'tasks that are held', (lines) =>
-      lines.some((line) => line.startsWith('begin ') && line.includes(` ${holder.child.pid}`)),
+    const holder = await this.nodes.nodeWorker({ queues: 'left', args: ['-c', '10'] })
+    await this.nodes.ledger.until(
+      30,
+      'tasks that are held',
+      () => this.nodes.ledger.of(holder.child.pid).begun > 0,
     )
     await holder.end('SIGKILL')
     for (const doomed of cases) await this.run(doomed)
+  }
+
+  /** What is on the broker that should not be there any more. */
+  async left(queues: readonly string[]): Promise<Record<string, unknown>> {
+    const { broker } = this.nodes.app
+    const lengths = await Promise.all(queues.map((queue) => broker.queueLength(queue)))
+    const left: Record<string, unknown> = {
+      held: await this.broker.held(),
+      waiting: lengths.reduce((sum, length) => sum + length, 0),
+    }
+    if (this.redis !== undefined) {
+      left['index'] = Number(await this.redis.command('zcard', 'unacked_index'))
+      left['leases'] = Number(await this.redis.command('zcard', 'celeriac.leases'))
+      // Queues, and what was moved for a consumer that did not come to claim it.
+      left['lists'] = (await this.redis.command('--scan', '--type', 'list')).length
+    }
+    return left
   }
 }
 
@@ -179,7 +201,8 @@ describe.concurrent('nothing is lost by a worker that dies at any point of a del
   for (const { name, start, cases } of grounds) {
     test(`on ${name}`, { timeout: 240_000 }, async () => {
       const trial = new Trial(await start())
-      const { nodes, ground } = trial
+      const { nodes } = trial
+      const { app, ledger } = nodes
       const waiting = cases.filter(({ work }) => work !== 'left')
       await trial.prepare(waiting)
       const rest = [...waiting]
@@ -189,36 +212,41 @@ describe.concurrent('nothing is lost by a worker that dies at any point of a del
       await Promise.all(Array.from({ length: SIDE_BY_SIDE }, lane))
       await trial.leave(cases.filter(({ work }) => work === 'left'))
 
-      const queues = [...new Set(cases.map(({ queue }) => queue))].join(',')
-      await nodes.nodeWorker({ queues, args: ['-c', '20'], env: LEASE })
+      const queues = [...new Set(cases.map(({ queue }) => queue))]
+      await nodes.nodeWorker({ queues: queues.join(','), args: ['-c', '20'] })
 
       // Every task, every result, everything that follows from them.
       const ids = [...trial.sent].toSorted()
       await until(60, `the end of ${ids.length} tasks`, () => {
-        const { ended } = trial
+        const { ended } = ledger
         return ids.every((id) => ended.has(id))
       })
-      const results = await Promise.all(ids.map((id) => nodes.app.AsyncResult(id).get({ timeout: 30 })))
+      const results = await Promise.all(ids.map((id) => app.AsyncResult(id).get({ timeout: 30 })))
       expect(results.every((result) => result === null)).toBe(true)
-      await until(30, 'what was linked', () => new Set(nodes.ledger.after('linked')).size >= ids.length)
-      expect([...new Set(nodes.ledger.after('linked'))].toSorted()).toEqual(ids)
+      await until(30, 'what was linked', () => new Set(ledger.after('linked')).size >= ids.length)
+      expect([...new Set(ledger.after('linked'))].toSorted()).toEqual(ids)
 
       // What is acknowledged before its body is lost with its worker: that, and nothing else. It never runs twice.
-      await until(30, 'the end of all queues', async () => (await ground.left()) === '')
+      let left: Record<string, unknown> = {}
+      const isEmpty = async (): Promise<boolean> => {
+        left = await trial.left(queues)
+        return Object.values(left).every((count) => count === 0)
+      }
+      await until(30, 'an empty broker', isEmpty, () => JSON.stringify(left))
       for (const [queue, early] of trial.early) {
-        const runs = early.map((id) => trial.begun.filter((begun) => begun === id).length)
+        const runs = early.map((id) => ledger.runsOf(id).length)
         const lost = runs.filter((count) => count === 0).length
         expect([queue, lost], 'tasks that never ran').toEqual([queue, queue === 'early_ack.after' ? 1 : 0])
         expect(Math.max(...runs), queue).toBe(1)
       }
       const known = new Set([...ids, ...[...trial.early.values()].flat()])
-      expect(trial.begun.filter((id) => !known.has(id))).toEqual([])
+      expect(ledger.runs.filter(({ id }) => !known.has(id))).toEqual([])
 
-      const dead = await nodes.app.broker.deadLetters(0, 1000)
+      const dead = await app.broker.deadLetters(0, 1000)
       expect(dead.map(({ raw }) => raw.toString()).toSorted()).toEqual(trial.bad.toSorted())
       expect(new Set(dead.map(({ reason }) => reason))).toEqual(new Set(['malformed']))
       await nodes.stop()
-      await ground.stop()
+      await trial.broker.stop()
     })
   }
 })
