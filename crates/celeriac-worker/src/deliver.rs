@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use celeriac_broker::{DeliveryTag, Outcome, Settled, Settlement};
+use celeriac_broker::{DeliveryTag, Outcome, Settled, Settlement, fault_point};
 use celeriac_error::Result;
 use celeriac_protocol::task::TaskRequest;
 use celeriac_protocol::{Message, json};
@@ -291,7 +291,9 @@ async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) -> Vec<Delive
         .iter()
         .map(|tag| Settlement { tag: *tag, publish: Vec::new(), store: None, outcome: Outcome::Ack })
         .collect();
+    fault_point!("early_ack.before");
     let outcomes = consumer.settle(&batch).await;
+    fault_point!("early_ack.after");
     let mut failed = Vec::new();
     let mut lost = false;
     let mut state = shared.state();
@@ -324,6 +326,7 @@ async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) -> Vec<Delive
 /// Takes what JavaScript can run now, as one JSON array. Called on JavaScript's thread, so that what it has not taken
 /// is known not to have begun.
 pub(crate) fn collect(shared: &Shared) -> String {
+    fault_point!("collect.before");
     let mut out = String::from("[");
     let mut state = shared.state();
     state.last_contact = Some(Instant::now());
@@ -361,6 +364,7 @@ pub(crate) fn collect(shared: &Shared) -> String {
     for tag in skipped.into_iter().rev() {
         state.ready.push_front(tag);
     }
+    fault_point!("collect.after");
     out.push(']');
     out
 }

@@ -16,6 +16,7 @@ use super::link::explain_text;
 use super::scripts::{ABANDONED, CLAIM};
 use super::settings::QueueOrder;
 use super::{lease, restore, settle, waiting};
+use crate::fault_point;
 use crate::transport::{Consumer, Delivery, DeliveryTag, Outcome, Queue, Settled, Settlement};
 
 /// The most messages of one call of the claiming script: the server does nothing else meanwhile.
@@ -109,6 +110,7 @@ impl Core {
         for source in &order {
             call.arg(&source.json);
         }
+        fault_point!("redis.claim.before");
         let reply: Vec<Value> = self.link.script(&CLAIM, &call).await?;
         let mut claimed = Vec::new();
         let mut taken = 0;
@@ -128,6 +130,7 @@ impl Core {
             self.open_grant(max);
             return Ok(());
         }
+        fault_point!("redis.claim.after");
         self.close_grant();
         if taken == max {
             self.sweep_next();

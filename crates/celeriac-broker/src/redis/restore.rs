@@ -14,6 +14,7 @@ use super::dead;
 use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
 use super::waiting;
+use crate::fault_point;
 
 /// How often somebody looks for leases that ran out.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -90,10 +91,12 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
     for _ in 0..ROUNDS {
         let mut call = EXPIRED.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
         call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND);
+        fault_point!("redis.restore.before");
         let due: Vec<Vec<u8>> = core.link.script(&EXPIRED, &call).await?;
         if due.is_empty() {
             return Ok(());
         }
+        fault_point!("redis.restore.listed");
         let mut call = RESTORE.call(&[
             keys.unacked.clone(),
             keys.unacked_index.clone(),
@@ -108,6 +111,7 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             add(core, whose, &mut queues, &mut call, &pair[0], &pair[1]).await?;
         }
         let restored: usize = core.link.script(&RESTORE, &call).await?;
+        fault_point!("redis.restore.after");
         if due.len() < CLAIMS_PER_ROUND * 2 || restored == 0 {
             return Ok(());
         }

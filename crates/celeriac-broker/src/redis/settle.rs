@@ -12,6 +12,7 @@ use super::dead;
 use super::publish::{self, again};
 use super::routing::Destination;
 use super::scripts::SETTLE;
+use crate::fault_point;
 use crate::redis_result::lifetime_ms;
 use crate::transport::{InlineStore, Outcome, Settled, Settlement};
 
@@ -141,7 +142,9 @@ pub(super) async fn bury(core: &Core, unreadable: &[(u64, String)]) {
         .iter()
         .map(|(tag, detail)| only(*tag, Outcome::Dead { reason: "malformed", detail: detail.clone() }))
         .collect();
+    fault_point!("redis.bury.before");
     let results = settle(core, &batch).await;
+    fault_point!("redis.bury.after");
     let mut all = lock(&core.held);
     for ((tag, mut held), result) in held.into_iter().zip(results) {
         if matches!(result, Ok(Settled::Done)) {

@@ -21,6 +21,7 @@ use super::consumer::bulks;
 use super::core::{Core, Grant, Source, Sources, lock};
 use super::link::{connect, explain, limited};
 use super::scripts::{self, WAKE};
+use crate::fault_point;
 
 /// The most connections that wait.
 const CONNECTIONS: usize = 16;
@@ -241,18 +242,25 @@ impl Waiting {
         both.ignore_errors();
         both.cmd("BLMOVE").arg(&*self.list).arg(&private).arg("RIGHT").arg("LEFT").arg(BLOCK.as_secs());
         both.add_command(call.clone());
+        fault_point!("redis.wake.before");
         let (moved, woken): (RedisResult<Value>, RedisResult<Value>) = both.query_async(connection).await?;
         moved?;
         let woken = match woken {
             // The message lies in the private list: it must not wait for the next one.
-            Err(error) if scripts::is_missing(&error) => WAKE.run(connection, &call).await?,
+            Err(error) if scripts::is_missing(&error) => {
+                fault_point!("redis.wake.moved");
+                WAKE.run(connection, &call).await?
+            }
             woken => woken?,
         };
         match woken {
             Value::Int(_) => Ok(Woken::PutBack),
             other => match bulks(other) {
                 Some(messages) if messages.is_empty() => Ok(Woken::Nothing),
-                Some(messages) => Ok(Woken::Claimed { prefix, messages }),
+                Some(messages) => {
+                    fault_point!("redis.wake.after");
+                    Ok(Woken::Claimed { prefix, messages })
+                }
                 None => Ok(Woken::Nothing),
             },
         }
