@@ -12,7 +12,7 @@ import {
   Raw,
   textOf,
   type Tree,
-} from './messages.ts'
+} from './message-trees.ts'
 
 /** What mutated messages are made from. */
 export interface Sources {
