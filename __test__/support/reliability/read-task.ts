@@ -6,7 +6,7 @@ export interface ReadTask {
   readonly eta: string | undefined
 }
 
-/** Reads a message that a worker took for a task; undefined where `JSON.parse` cannot, since it knows no NaN. */
+/** Reads a message that a worker took for a task; undefined where it cannot be read. */
 export function readTask(raw: Buffer): ReadTask | undefined {
   try {
     const envelope = parse(raw.toString())
@@ -30,8 +30,12 @@ export function wellFormed(text: string): string {
   return Buffer.from(text).toString()
 }
 
+/** Python's JSON: numbers that `JSON.parse` does not know become null. */
 function parse(text: string): Record<string, unknown> {
-  return JSON.parse(text) as Record<string, unknown>
+  const known = text.replaceAll(/"(?:\\.|[^"\\])*"|-?Infinity|NaN/gs, (token) =>
+    token.startsWith('"') ? token : 'null',
+  )
+  return JSON.parse(known) as Record<string, unknown>
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
