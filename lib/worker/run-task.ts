@@ -2,7 +2,7 @@ import type { Celery } from '../app.ts'
 import { runAsCurrentTask } from '../current-task.ts'
 import { CeleriacError, Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded } from '../errors.ts'
 import { stackOf } from '../log/record.ts'
-import { type Delivery, Request } from '../request.ts'
+import { type Delivery, Request, type SignatureDict } from '../request.ts'
 import { exceptionDocument } from '../results/exception.ts'
 import { encodeJson } from '../serialization/encode.ts'
 import { revive } from '../serialization/revive.ts'
@@ -87,7 +87,7 @@ export class TaskRunner {
     this.#running.set(tag, running)
     try {
       if (task === undefined) throw new NotRegistered(name)
-      await work(task, running)
+      if (this.#read(delivery, running)) await work(task, running)
     } catch (error) {
       log.internalError(id, name, error)
       this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
@@ -166,9 +166,20 @@ export class TaskRunner {
     }
   }
 
+  /** Makes values of what is tagged as such; where that cannot be done the task has failed. */
+  #read(delivery: Delivery, running: RunningTask): boolean {
+    try {
+      if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
+      return true
+    } catch (error) {
+      this.#options.log.unreadable(running.id, running.name, error)
+      this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
+      return false
+    }
+  }
+
   #context(delivery: Delivery, task: AnyTask, running: RunningTask): TaskContext {
     const { app, hostname } = this.#options
-    if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
     const request = Request.fromDelivery(delivery, hostname)
     return new TaskContext(app, task, request, { signal: running.signal })
   }
@@ -271,7 +282,7 @@ export class TaskRunner {
     } catch (error) {
       this.#options.log.errbackRaised(
         context.request,
-        context.request.errbacks.map(({ task }) => task).join(', '),
+        context.request.errbacks.map((errback: Partial<SignatureDict> | null) => errback?.task).join(', '),
         error,
       )
       return { messages: [], local: [] }
@@ -281,9 +292,12 @@ export class TaskRunner {
   /** The tasks that were to follow in the chain fail with this one, or whoever waits for the last would never hear. */
   async #failChain({ request, app }: TaskContext, error: unknown, traceback: string | null): Promise<void> {
     if (request.chain === null || !app.backend.enabled) return
-    const ids = request.chain.flatMap(({ options }) =>
-      typeof options['task_id'] === 'string' ? [options['task_id']] : [],
-    )
+    // A message may hold anything there.
+    const chain: ReadonlyArray<Partial<SignatureDict> | null> = request.chain
+    const ids = chain.flatMap((signature) => {
+      const id = signature?.options?.['task_id']
+      return typeof id === 'string' ? [id] : []
+    })
     const stored = ids.map((taskId) =>
       app.backend.store({ taskId, state: 'FAILURE', result: error, traceback }),
     )

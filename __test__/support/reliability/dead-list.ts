@@ -1,0 +1,33 @@
+/** What workers gave up, read as it grows. */
+
+import type { Celery } from 'celeriac'
+
+/** A message in the dead list. */
+export interface DeadLetter {
+  readonly queue: string
+  readonly reason: string
+  readonly detail: string
+  readonly raw: Buffer
+}
+
+/** The dead list of a broker. */
+export class DeadList {
+  readonly #app: Celery
+  readonly #pageSize: number
+  readonly #letters: DeadLetter[] = []
+
+  /** With messages of 100 MB a page of many is more than memory holds: `pageSize` is 1 then. */
+  constructor(app: Celery, pageSize = 1000) {
+    this.#app = app
+    this.#pageSize = pageSize
+  }
+
+  /** All of it, oldest first. */
+  async read(): Promise<readonly DeadLetter[]> {
+    for (;;) {
+      const page = await this.#app.broker.deadLetters(this.#letters.length, this.#pageSize)
+      this.#letters.push(...page)
+      if (page.length < this.#pageSize) return this.#letters
+    }
+  }
+}
