@@ -26,11 +26,7 @@ test(
       )
       const results = await Promise.all(batch)
       ids.push(...results.map(({ id }) => id))
-      await nodes.ledger.until(
-        60,
-        'room for more',
-        () => new Set(nodes.ledger.after('end')).size > ids.length - 200,
-      )
+      await nodes.ledger.until(60, 'room for more', () => nodes.ledger.ended.size > ids.length - 200)
     }
     await over
 

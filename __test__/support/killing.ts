@@ -13,9 +13,9 @@ export async function killAgainAndAgain(fleet: Fleet, random: Random, times: num
   for (let kill = 0; kill < times; kill++) {
     const { pid } = victim.child
     const began = random.between(1, 40)
-    await fleet.ledger.until(60, `${began} tasks of the worker that is to be killed`, (lines) => {
-      const held = heldBy(pid, lines)
-      return held.began >= began && held.running > 0
+    await fleet.ledger.until(60, `${began} tasks of the worker that is to be killed`, () => {
+      const { begun, running } = fleet.ledger.of(pid)
+      return begun >= began && running.length > 0
     })
     await victim.end('SIGKILL')
     victim = await fleet.nodeWorker(options)
@@ -27,21 +27,13 @@ export function startSurvivor(fleet: Fleet): Promise<Running> {
   return fleet.nodeWorker(options)
 }
 
-/** How many tasks a process has begun, and how many of them it has not ended. */
-function heldBy(pid: number | undefined, lines: readonly string[]): { began: number; running: number } {
-  const ended = new Set(lines.filter((line) => line.startsWith('end ')).map((line) => line.slice(4)))
-  const begun = lines
-    .filter((line) => line.startsWith('begin ') && line.endsWith(` ${pid}`))
-    .map((l) => l.split(' ')[1])
-  return { began: begun.length, running: begun.filter((id) => !ended.has(id ?? '')).length }
-}
-
 /** Waits until every one of these tasks has ended at least once, and gives the ids that ended, each once. */
 export async function idsThatEnded(fleet: Fleet, ids: readonly string[], seconds: number): Promise<string[]> {
   const missing = new Set(ids)
   await fleet.ledger.until(seconds, `the end of ${ids.length} tasks`, () => {
-    for (const id of fleet.ledger.after('end')) missing.delete(id)
+    const { ended } = fleet.ledger
+    for (const id of missing) if (ended.has(id)) missing.delete(id)
     return missing.size === 0
   })
-  return [...new Set(fleet.ledger.after('end'))]
+  return [...fleet.ledger.ended]
 }
