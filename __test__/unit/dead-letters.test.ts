@@ -351,7 +351,7 @@ test('in memory, what a worker refuses can be looked at, replayed and dropped', 
   expect(await app.deadLetters.replay({ queue, task: 'later' })).toBe(1)
   const second = new Worker(app, { concurrency: 2 })
   await second.start()
-  await until(20, 'the result', async () => (await unknown.state()) === 'SUCCESS')
+  await until(20, 'the result', async () => app.AsyncResult(unknown.id).successful())
   expect(await app.AsyncResult(unknown.id).get()).toBe(5)
   expect(await app.deadLetters.drop(whole.id)).toBe(1)
   expect(await app.deadLetters.count({ queue })).toBe(0)

@@ -52,7 +52,7 @@ export class FakeDeadList {
   deadLetters(offset: number, limit: number): Promise<NativeDeadLetter[]> {
     this.meanwhile()
     this.pages.push([offset, limit])
-    return Promise.resolve(this.letters.slice(offset, offset + limit).map(({ raw: _, ...letter }) => letter))
+    return Promise.resolve(this.letters.slice(offset, offset + limit).map(withoutBytes))
   }
 
   deadLetter(id: string): Promise<NativeDeadLetter | null> {
@@ -89,4 +89,10 @@ export class FakeDeadList {
     if (place >= 0) this.letters.splice(place, 1)
     return place >= 0
   }
+}
+
+function withoutBytes(letter: Letter): NativeDeadLetter {
+  const rest: NativeDeadLetter = { ...letter }
+  delete rest.raw
+  return rest
 }
