@@ -15,7 +15,8 @@ import type { NativeDeadLetter } from './native.ts'
  * - `unknown-task`: no task of its name is registered;
  * - `rejected`: its task threw `Reject` without requeue, or what it sent on was refused for good;
  * - `poison`: its worker died while its body ran, `maxDeliveries` times;
- * - `unroutable`: a dead Python worker held it, and no queue is bound where it was sent to.
+ * - `unroutable`: a dead Python worker held it, and no queue is bound where it was sent to;
+ * - `unreadable`: what the list itself says about it cannot be read; its bytes may be fine.
  */
 export type DeadLetterReason = (typeof deadLetterReasons)[number]
 
@@ -27,6 +28,7 @@ export const deadLetterReasons = [
   'rejected',
   'poison',
   'unroutable',
+  'unreadable',
 ] as const
 
 /** A message in the dead list, without its bytes. */
