@@ -12,7 +12,6 @@ use redis::Value;
 use tokio::task::AbortHandle;
 
 use super::core::{Claimed, Core, Sources, Stage, lock};
-use super::link::explain_text;
 use super::scripts::{ABANDONED, CLAIM};
 use super::settings::QueueOrder;
 use super::{lease, restore, settle, unanswered, waiting};
@@ -326,14 +325,4 @@ impl Consumer for RedisConsumer {
 /// One outcome for one delivery, with nothing else to do.
 pub(super) fn only(tag: u64, outcome: Outcome) -> Settlement {
     Settlement { tag: DeliveryTag(tag), publish: Vec::new(), store: None, outcome }
-}
-
-/// A script's answer about one settlement.
-pub(super) fn settled(url: &str, reply: Value) -> Result<Settled> {
-    match reply {
-        Value::Int(1) => Ok(Settled::Done),
-        Value::Int(_) => Ok(Settled::Lost),
-        Value::BulkString(text) => Err(explain_text(url, &String::from_utf8_lossy(&text))),
-        other => Err(Error::Internal(format!("the settling script gave {other:?}"))),
-    }
 }

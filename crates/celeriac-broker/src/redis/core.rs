@@ -25,7 +25,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One unsettled delivery.
 #[derive(Clone)]
 pub(super) struct Held {
-    /// Its tag in Redis, used by no other claim ever.
+    /// Its tag in Redis, used by no other claim ever; in the dead list its id there.
     pub(super) id: Arc<str>,
     pub(super) raw: Bytes,
     /// The list it was taken from.
