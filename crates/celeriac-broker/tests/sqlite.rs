@@ -140,7 +140,8 @@ async fn what_is_no_envelope_comes_as_an_error_with_its_bytes() {
     assert!(came[1].message.is_ok());
     let dead = Outcome::Dead { reason: "malformed", detail: "no JSON".to_owned() };
     assert_eq!(settle(&consumer, came[0].tag, dead).await.unwrap(), Settled::Done);
-    assert_eq!(transport.dead_letters(0, 10).await.unwrap()[0].raw, "not json");
+    let id = transport.dead_letters(0, 10).await.unwrap()[0].id.clone();
+    assert_eq!(transport.dead_letter(&id).await.unwrap().unwrap().1, "not json");
     // Putting it back keeps it as it was, too.
     consumer.close().await.unwrap();
 }

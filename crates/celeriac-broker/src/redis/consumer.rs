@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use super::core::{Core, Sources, Stage, lock};
 use super::scripts::{ABANDONED, CLAIM};
 use super::settings::QueueOrder;
-use super::{lease, restore, settle, waiting};
+use super::{begin, lease, restore, settle, waiting};
 use crate::transport::{Consumer, Delivery, DeliveryTag, Outcome, Queue, Settled, Settlement};
 
 /// The most messages of one call of the claiming script: the server does nothing else meanwhile.
@@ -248,7 +248,7 @@ impl Consumer for RedisConsumer {
     }
 
     async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>> {
-        Ok(vec![Some(2); batch.len()])
+        begin::begin(&self.core, batch).await
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {

@@ -33,6 +33,8 @@ pub(super) struct Held {
     /// It could not be read and lies in the dead list already: kombu's restore ends at the first record that it cannot
     /// parse, so no such message stays in `unacked` for longer than it takes to see that.
     pub(super) buried: bool,
+    /// The key that counts how often the body of its task has begun, when this delivery was counted there.
+    pub(super) counted: Option<Arc<str>>,
     /// A settlement was sent and its answer lost: when the claim is gone, it was that settlement.
     pub(super) unsure: bool,
 }
@@ -209,6 +211,7 @@ impl Core {
                     list: Arc::clone(list),
                     queue: Arc::clone(&source.queue),
                     buried: false,
+                    counted: None,
                     unsure: false,
                 };
                 lock(&self.held).insert(tag, held);

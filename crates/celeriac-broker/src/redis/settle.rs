@@ -124,7 +124,11 @@ fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Res
             messages.push((how, name, prepared.payload.clone()));
         }
     }
-    call.arg(if held.buried { "d" } else { "u" });
+    match &held.counted {
+        _ if held.buried => call.arg("d"),
+        None => call.arg("u"),
+        Some(key) => call.arg("b").arg(&**key),
+    };
     call.arg(&*held.id).arg(messages.len());
     for (how, name, payload) in messages {
         call.arg(how).arg(name).arg(&payload[..]);

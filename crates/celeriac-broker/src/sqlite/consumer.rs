@@ -1,6 +1,6 @@
 //! Takes messages for one consumer and keeps account of what it holds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -29,6 +29,8 @@ struct Inner {
     queues: Vec<Arc<str>>,
     last_tag: u64,
     held: BTreeMap<u64, Held>,
+    /// The task and the count of each delivery that has begun.
+    begun: HashMap<u64, (String, u32)>,
     /// Claimed, but not given out yet.
     ready: VecDeque<Delivery>,
     /// The thread knows that a receive waits, for at most this many.
@@ -48,6 +50,7 @@ impl ConsumerState {
                 queues: names(&options.queues),
                 last_tag: 0,
                 held: BTreeMap::new(),
+                begun: HashMap::new(),
                 ready: VecDeque::new(),
                 wanted: None,
                 failure: None,
@@ -127,6 +130,7 @@ impl ConsumerState {
         inner.stopped = true;
         inner.ended = true;
         inner.held.clear();
+        inner.begun.clear();
         inner.ready.clear();
         drop(inner);
         self.changed.notify_waiters();
@@ -178,6 +182,8 @@ fn put_back_unseen(session: &mut Session, state: &ConsumerState) -> rusqlite::Re
 struct Due {
     tag: u64,
     held: Option<Held>,
+    /// The task whose begins were counted.
+    begun: Option<String>,
     publish: Vec<Outgoing>,
     outcome: Outcome,
 }
@@ -205,6 +211,11 @@ fn settle_one(session: &mut Session, due: &Due) -> rusqlite::Result<Outcomes> {
         session.put(outgoing, route)?;
     }
     session.release(held)?;
+    if let Some(task_id) = &due.begun
+        && due.outcome != Outcome::Abandon
+    {
+        session.forget_begins(task_id)?;
+    }
     match &due.outcome {
         Outcome::Ack => session.delete(held)?,
         Outcome::Requeue { redelivered } => session.give_back(held, *redelivered)?,
@@ -236,7 +247,13 @@ impl SqliteConsumer {
             .write_then(
                 move |session| {
                     put_back_unseen(session, &working)?;
-                    let holder = working.lock().holder;
+                    let (holder, begun): (i64, Vec<String>) = {
+                        let inner = working.lock();
+                        (inner.holder, inner.begun.values().map(|(task_id, _)| task_id.clone()).collect())
+                    };
+                    for task_id in begun {
+                        session.forget_begins(&task_id)?;
+                    }
                     session.end_holder(holder)
                 },
                 move |()| after.end(),
@@ -298,6 +315,7 @@ impl Consumer for SqliteConsumer {
                 due.push(Due {
                     tag: settlement.tag.0,
                     held: inner.held.get(&settlement.tag.0).cloned(),
+                    begun: inner.begun.get(&settlement.tag.0).map(|(task_id, _)| task_id.clone()),
                     publish: Vec::new(),
                     outcome: settlement.outcome.clone(),
                 });
@@ -331,6 +349,7 @@ impl Consumer for SqliteConsumer {
                     for (tag, outcome) in tags.iter().zip(outcomes) {
                         if matches!(outcome, Some(Outcomes::Done | Outcomes::Lost)) {
                             inner.held.remove(tag);
+                            inner.begun.remove(tag);
                         }
                     }
                 },
@@ -369,7 +388,40 @@ impl Consumer for SqliteConsumer {
     }
 
     async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>> {
-        Ok(vec![Some(2); batch.len()])
+        let asked: Vec<_> = {
+            let inner = self.state.lock();
+            let known = |tag| inner.begun.get(tag).map(|(_, count)| *count);
+            batch
+                .iter()
+                .map(|(tag, task_id)| (inner.held.get(&tag.0).cloned(), (*task_id).to_owned(), known(&tag.0)))
+                .collect()
+        };
+        let state = Arc::clone(&self.state);
+        let told: Vec<_> = batch.iter().map(|(tag, task_id)| (tag.0, (*task_id).to_owned())).collect();
+        self.engine
+            .write_then(
+                move |session| {
+                    asked
+                        .iter()
+                        .map(|(held, task_id, known)| match held {
+                            Some(held) if session.is_held(held)? => match known {
+                                Some(count) => Ok(Some(*count)),
+                                None => session.begin_body(task_id).map(Some),
+                            },
+                            _ => Ok(None),
+                        })
+                        .collect::<rusqlite::Result<Vec<_>>>()
+                },
+                move |counts: &Vec<Option<u32>>| {
+                    let mut inner = state.lock();
+                    for ((tag, task_id), count) in told.into_iter().zip(counts) {
+                        if let Some(count) = count {
+                            inner.begun.insert(tag, (task_id, *count));
+                        }
+                    }
+                },
+            )
+            .await
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
