@@ -3,6 +3,7 @@
 pub mod dead;
 pub mod declare;
 pub mod memory;
+mod moment;
 pub mod producer;
 pub mod publisher;
 pub mod redis;

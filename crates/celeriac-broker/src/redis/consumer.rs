@@ -35,7 +35,7 @@ impl RedisConsumer {
     /// Makes itself known, then begins to wait.
     pub(super) async fn start(core: Core) -> Result<Self> {
         let core = Arc::new(core);
-        restore::beat(&core).await?;
+        restore::announce(&core).await?;
         waiting::arrange(&core).await;
         let tasks = vec![
             tokio::spawn(lease::keep(Arc::clone(&core))).abort_handle(),
@@ -251,6 +251,14 @@ impl Consumer for RedisConsumer {
         begin::begin(&self.core, batch).await
     }
 
+    fn leases_stand(&self) -> bool {
+        lease::stand(&self.core)
+    }
+
+    async fn lost(&self) -> Vec<DeliveryTag> {
+        lease::lost(&self.core).await
+    }
+
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
         let core = &self.core;
         let sources = Sources::new(&core.settings, &queues)?;
@@ -261,7 +269,7 @@ impl Consumer for RedisConsumer {
         // Until the credit is given anew, waiting connections put back what they get.
         core.withdraw().await?;
         *lock(&core.sources) = Arc::new(sources);
-        restore::beat(core).await?;
+        restore::announce(core).await?;
         waiting::arrange(core).await;
         core.sweep_next();
         drop(asking);

@@ -10,6 +10,7 @@ use celeriac_error::{Error, Result};
 use celeriac_protocol::envelope;
 use tokio::sync::{Notify, watch};
 
+use super::lease::{self, Leases};
 use super::link::Link;
 use super::routing::Router;
 use super::settings::{QueueOrder, Settings};
@@ -35,6 +36,8 @@ pub(super) struct Held {
     pub(super) buried: bool,
     /// The key that counts how often the body of its task has begun, when this delivery was counted there.
     pub(super) counted: Option<Arc<str>>,
+    /// How many settlements of it are under way.
+    pub(super) settling: u32,
     /// A settlement was sent and its answer lost: when the claim is gone, it was that settlement.
     pub(super) unsure: bool,
 }
@@ -109,6 +112,7 @@ pub(super) struct Core {
     calls: AtomicU64,
     tags: AtomicU64,
     pub(super) held: Mutex<HashMap<u64, Held>>,
+    pub(super) leases: Leases,
     pub(super) ready: Mutex<VecDeque<Delivery>>,
     /// Rung when a waiting receive should look again.
     pub(super) arrived: Notify,
@@ -141,6 +145,7 @@ impl Core {
             calls: AtomicU64::new(0),
             tags: AtomicU64::new(0),
             held: Mutex::default(),
+            leases: Leases::new(),
             ready: Mutex::default(),
             arrived: Notify::new(),
             grant: watch::Sender::new(Grant::default()),
@@ -163,7 +168,12 @@ impl Core {
 
     /// The prefix of the tags of one call of a claiming script.
     pub(super) fn next_call(&self) -> String {
-        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::Relaxed))
+        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// How many calls of a claiming script have been numbered; the number is the part of the prefix before its last colon.
+    pub(super) fn calls_so_far(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
     }
 
     /// The lease in milliseconds.
@@ -212,6 +222,7 @@ impl Core {
                     queue: Arc::clone(&source.queue),
                     buried: false,
                     counted: None,
+                    settling: 0,
                     unsure: false,
                 };
                 lock(&self.held).insert(tag, held);
@@ -224,6 +235,10 @@ impl Core {
                 });
             }
         }
+        let call = prefix.rsplit(':').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default();
+        let tags: Vec<u64> = deliveries.iter().map(|delivery| delivery.tag.0).collect();
+        let lost = lease::doubt(self, call, &tags).await;
+        deliveries.retain(|delivery| !lost.contains(&delivery.tag.0));
         let unreadable: Vec<(u64, String)> = deliveries
             .iter()
             .filter_map(|delivery| Some((delivery.tag.0, delivery.message.as_ref().err()?.to_string())))

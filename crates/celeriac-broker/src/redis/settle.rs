@@ -35,9 +35,16 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
     if let Err(error) = core.link.open().await {
         return batch.iter().map(|_| Err(again(&error))).collect();
     }
+    let mut under_way = UnderWay { core, tags: Vec::with_capacity(batch.len()), sent: Vec::new() };
     let held: HashMap<u64, Held> = {
-        let all = lock(&core.held);
-        batch.iter().filter_map(|one| Some((one.tag.0, all.get(&one.tag.0)?.clone()))).collect()
+        let mut all = lock(&core.held);
+        let take = |one: &Settlement| {
+            let held = all.get_mut(&one.tag.0)?;
+            held.settling += 1;
+            under_way.tags.push(one.tag.0);
+            Some((one.tag.0, held.clone()))
+        };
+        batch.iter().filter_map(take).collect()
     };
     let mut order: Vec<usize> = (0..batch.len()).collect();
     // What goes back goes back newest first, so that the oldest is consumed next.
@@ -66,7 +73,10 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
         if sent.is_empty() {
             continue;
         }
-        match core.link.script::<Vec<Value>>(&SETTLE, &call).await {
+        under_way.sent = sent.iter().map(|&place| batch[place].tag.0).collect();
+        let replies = core.link.script::<Vec<Value>>(&SETTLE, &call).await;
+        under_way.sent.clear();
+        match replies {
             Ok(replies) => {
                 let mut all = lock(&core.held);
                 for (place, reply) in sent.into_iter().zip(replies) {
@@ -96,6 +106,30 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
     }
     let missing = || Err(Error::Internal("the settling script gave too few answers".to_owned()));
     results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+}
+
+/// Keeps renewals from taking what is being settled for lost, until it is dropped.
+struct UnderWay<'a> {
+    core: &'a Core,
+    tags: Vec<u64>,
+    /// Those whose answer has not come.
+    sent: Vec<u64>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut all = lock(&self.core.held);
+        for tag in &self.tags {
+            if let Some(held) = all.get_mut(tag) {
+                held.settling = held.settling.saturating_sub(1);
+            }
+        }
+        for tag in &self.sent {
+            if let Some(held) = all.get_mut(tag) {
+                held.unsure = true;
+            }
+        }
+    }
 }
 
 /// The script's answer about one settlement.

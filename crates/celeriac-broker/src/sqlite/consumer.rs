@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::engine::{Engine, Renewal, Request};
 use super::session::{Claimed, Held, Outgoing, Session};
 use super::{outgoing, unroutable};
+use crate::moment::Moment;
 use crate::transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement,
 };
@@ -22,6 +23,8 @@ pub(super) struct ConsumerState {
     inner: Mutex<Inner>,
     /// Rung when a waiting receive should look again.
     changed: Notify,
+    /// Rung when there is something to tell of lost deliveries.
+    told: Notify,
 }
 
 struct Inner {
@@ -38,6 +41,17 @@ struct Inner {
     failure: Option<Error>,
     stopped: bool,
     ended: bool,
+    /// When the holder was last renewed.
+    renewed: Moment,
+    lost: Vec<DeliveryTag>,
+    /// A lease that had run out was looked at again.
+    looked: bool,
+}
+
+/// A renewal that was written, but not committed yet.
+pub(super) struct Renewed {
+    holder: i64,
+    sent: Moment,
 }
 
 impl ConsumerState {
@@ -56,8 +70,12 @@ impl ConsumerState {
                 failure: None,
                 stopped: false,
                 ended: false,
+                renewed: Moment::now(),
+                lost: Vec::new(),
+                looked: false,
             }),
             changed: Notify::new(),
+            told: Notify::new(),
         }
     }
 
@@ -136,14 +154,41 @@ impl ConsumerState {
         self.changed.notify_waiters();
     }
 
-    /// Says that it lives. Whoever was taken for dead goes on under a new name: what it held is others' now.
-    pub(super) fn renew(&self, session: &mut Session) -> rusqlite::Result<()> {
-        let holder = self.lock().holder;
-        if !session.renew_holder(holder, self.renewal.lease)? {
-            let holder = session.add_holder(&self.node, self.renewal.lease)?;
-            self.lock().holder = holder;
+    /// Whether what is held is certainly still its own.
+    pub(super) fn leases_stand(&self) -> bool {
+        self.lock().renewed.age() < self.renewal.lease
+    }
+
+    /// Says that it lives. Whoever was taken for dead goes on under a new name.
+    pub(super) fn renew(&self, session: &mut Session) -> rusqlite::Result<Renewed> {
+        let (holder, sent) = (self.lock().holder, Moment::now());
+        if session.renew_holder(holder, self.renewal.lease)? {
+            return Ok(Renewed { holder, sent });
         }
-        Ok(())
+        Ok(Renewed { holder: session.add_holder(&self.node, self.renewal.lease)?, sent })
+    }
+
+    /// The renewal is committed. What was held under another name is others' now.
+    pub(super) fn renewed(&self, Renewed { holder, sent }: &Renewed) {
+        let mut inner = self.lock();
+        let ran_out = inner.renewed.age() >= self.renewal.lease;
+        inner.renewed = *sent;
+        inner.holder = *holder;
+        let gone: Vec<u64> =
+            inner.held.iter().filter(|(_, held)| held.holder != *holder).map(|(tag, _)| *tag).collect();
+        for tag in gone {
+            inner.held.remove(&tag);
+            inner.begun.remove(&tag);
+            let ready = inner.ready.len();
+            inner.ready.retain(|delivery| delivery.tag.0 != tag);
+            // Nobody was told of what is taken back unseen.
+            if inner.ready.len() == ready {
+                inner.lost.push(DeliveryTag(tag));
+            }
+        }
+        inner.looked |= ran_out;
+        drop(inner);
+        self.told.notify_waiters();
     }
 
     /// What was claimed but never given out.
@@ -422,6 +467,25 @@ impl Consumer for SqliteConsumer {
                 },
             )
             .await
+    }
+
+    fn leases_stand(&self) -> bool {
+        self.state.leases_stand()
+    }
+
+    async fn lost(&self) -> Vec<DeliveryTag> {
+        loop {
+            let told = self.state.told.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            {
+                let mut inner = self.state.lock();
+                if std::mem::take(&mut inner.looked) || !inner.lost.is_empty() {
+                    return std::mem::take(&mut inner.lost);
+                }
+            }
+            told.await;
+        }
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
