@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use super::core::{Claimed, Core, Sources, Stage, lock};
 use super::scripts::{ABANDONED, CLAIM};
 use super::settings::QueueOrder;
-use super::{lease, restore, settle, unanswered, waiting};
+use super::{begin, lease, restore, settle, unanswered, waiting};
 use crate::fault_point;
 use crate::transport::{Consumer, Delivery, DeliveryTag, Outcome, Queue, Settled, Settlement};
 
@@ -36,7 +36,7 @@ impl RedisConsumer {
     /// Makes itself known, then begins to wait.
     pub(super) async fn start(core: Core) -> Result<Self> {
         let core = Arc::new(core);
-        restore::beat(&core).await?;
+        restore::announce(&core).await?;
         waiting::arrange(&core).await;
         let tasks = vec![
             tokio::spawn(lease::keep(Arc::clone(&core))).abort_handle(),
@@ -273,7 +273,15 @@ impl Consumer for RedisConsumer {
     }
 
     async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>> {
-        Ok(vec![Some(2); batch.len()])
+        begin::begin(&self.core, batch).await
+    }
+
+    fn leases_stand(&self) -> bool {
+        lease::stand(&self.core)
+    }
+
+    async fn lost(&self) -> Vec<DeliveryTag> {
+        lease::lost(&self.core).await
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
@@ -286,7 +294,7 @@ impl Consumer for RedisConsumer {
         // Until the credit is given anew, waiting connections put back what they get.
         core.withdraw().await?;
         *lock(&core.sources) = Arc::new(sources);
-        restore::beat(core).await?;
+        restore::announce(core).await?;
         waiting::arrange(core).await;
         core.sweep_next();
         drop(asking);

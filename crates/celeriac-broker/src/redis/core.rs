@@ -10,6 +10,7 @@ use celeriac_error::{Error, Result};
 use celeriac_protocol::envelope;
 use tokio::sync::{Notify, watch};
 
+use super::lease::{self, Leases};
 use super::link::Link;
 use super::routing::Router;
 use super::settings::{QueueOrder, Settings};
@@ -34,6 +35,10 @@ pub(super) struct Held {
     /// It could not be read and lies in the dead list already: kombu's restore ends at the first record that it cannot
     /// parse, so no such message stays in `unacked` for longer than it takes to see that.
     pub(super) buried: bool,
+    /// The key that counts how often the body of its task has begun, when this delivery was counted there.
+    pub(super) counted: Option<Arc<str>>,
+    /// How many settlements of it are under way.
+    pub(super) settling: u32,
     /// A settlement was sent and its answer lost: when the claim is gone, it was that settlement.
     pub(super) unsure: bool,
 }
@@ -118,6 +123,7 @@ pub(super) struct Core {
     calls: AtomicU64,
     tags: AtomicU64,
     pub(super) held: Mutex<HashMap<u64, Held>>,
+    pub(super) leases: Leases,
     pub(super) ready: Mutex<VecDeque<Delivery>>,
     /// Rung when a waiting receive should look again.
     pub(super) arrived: Notify,
@@ -151,6 +157,7 @@ impl Core {
             calls: AtomicU64::new(0),
             tags: AtomicU64::new(0),
             held: Mutex::default(),
+            leases: Leases::new(),
             ready: Mutex::default(),
             arrived: Notify::new(),
             grant: watch::Sender::new(Grant::default()),
@@ -174,7 +181,12 @@ impl Core {
 
     /// The prefix of the tags of one call of a claiming script.
     pub(super) fn next_call(&self) -> String {
-        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::Relaxed))
+        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// How many calls of a claiming script have been numbered; the number is the part of the prefix before its last colon.
+    pub(super) fn calls_so_far(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
     }
 
     /// The lease in milliseconds.
@@ -207,17 +219,29 @@ impl Core {
         }
     }
 
-    /// Makes deliveries of what a script claimed.
+    /// Makes deliveries of what scripts claimed.
     pub(super) async fn accept(&self, claimed: Vec<Claimed>) {
+        let oldest_call = claimed.iter().map(|one| call_number(&one.id)).min().unwrap_or_default();
         let mut deliveries = Vec::with_capacity(claimed.len());
         for Claimed { id, queue, list, raw } in claimed {
             let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
-            let held =
-                Held { id, raw: raw.clone(), list, queue: Arc::clone(&queue), buried: false, unsure: false };
+            let held = Held {
+                id,
+                raw: raw.clone(),
+                list,
+                queue: Arc::clone(&queue),
+                buried: false,
+                counted: None,
+                settling: 0,
+                unsure: false,
+            };
             lock(&self.held).insert(tag, held);
             let message = envelope::decode(&raw);
             deliveries.push(Delivery { tag: DeliveryTag(tag), queue, raw, message });
         }
+        let tags: Vec<u64> = deliveries.iter().map(|delivery| delivery.tag.0).collect();
+        let lost = lease::doubt(self, oldest_call, &tags).await;
+        deliveries.retain(|delivery| !lost.contains(&delivery.tag.0));
         let unreadable: Vec<(u64, String)> = deliveries
             .iter()
             .filter_map(|delivery| Some((delivery.tag.0, delivery.message.as_ref().err()?.to_string())))
@@ -234,4 +258,9 @@ impl Core {
         let count = ready.len().min(max);
         ready.drain(..count).collect()
     }
+}
+
+/// The number of the call that made a tag: see [`Core::next_call`].
+fn call_number(id: &str) -> u64 {
+    id.rsplit(':').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }
