@@ -86,6 +86,10 @@ interface Weather {
   storm(stream: Stream): Promise<void>
   /** Whether calls and tasks go on all the while. */
   passes?: boolean
+  /** After how many seconds everything is as before; {@link RESUMES} unless nobody says when the network is well again. */
+  resumes?: number
+  /** The same for a result that is awaited. */
+  awaits?: number
 }
 
 const random = new Random()
@@ -112,6 +116,9 @@ const weathers: Weather[] = [
   },
   {
     what: 'connections that are never heard of again',
+    // The answer to a command may take 10 s; a connection that only listens is tried every 25 s, and may take 10 s too.
+    resumes: 10 + RESUMES,
+    awaits: 35 + RESUMES,
     async storm({ proxy }) {
       expect(await proxy.strand()).toBeGreaterThan(2)
     },
@@ -150,7 +157,7 @@ const weathers: Weather[] = [
 ]
 
 describe.concurrent('Redis behind a network that has', () => {
-  for (const { what, storm, passes = false } of weathers) {
+  for (const { what, storm, passes = false, resumes = RESUMES, awaits = RESUMES } of weathers) {
     test(`${what}: all goes on afterwards, and nothing is lost`, { timeout: 180_000 }, async () => {
       const broker = await startRedisBroker()
       const proxy = await startProxy(broker.server.port)
@@ -164,9 +171,12 @@ describe.concurrent('Redis behind a network that has', () => {
       const slow = await app.sendTask('node.work', [1000], { queue: 'node' })
       const awaited = slow.get({ timeout: 120 })
       awaited.catch(() => {})
+      await until(10, 'somebody who listens for the result', async () =>
+        (await broker.server.command('pubsub', 'channels', '*')).includes(slow.id),
+      )
       await storm(stream)
-      await stream.flows(RESUMES)
-      expect(await within(RESUMES, 'the result that is awaited', awaited)).toBeNull()
+      await stream.flows(resumes)
+      expect(await within(awaits, 'the result that is awaited', awaited)).toBeNull()
       await stream.end()
 
       const ids = new Set([...stream.resolved, slow.id])
@@ -185,7 +195,7 @@ describe.concurrent('Redis behind a network that has', () => {
       expect([...codes].filter((code) => passes || !known.includes(code))).toEqual([])
 
       const last = await app.sendTask('node.add', [1, 2], { queue: 'node' })
-      expect(await last.get({ timeout: 10 })).toBe(3)
+      expect(await last.get({ timeout: awaits })).toBe(3)
       let left: unknown
       await until(
         30,
