@@ -239,6 +239,7 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
         }
         "2" => Outcome::Requeue { redelivered: true },
         "3" => Outcome::Requeue { redelivered: false },
+        "4" => Outcome::Dead { reason: "poison", detail: lost_too_often(shared) },
         _ => Outcome::Ack,
     };
     let mut settling = Settling {
@@ -263,6 +264,11 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
         settling.refuse_publications(&error);
     }
     Ok(Some(settling))
+}
+
+fn lost_too_often(shared: &Shared) -> String {
+    let most = shared.options.max_deliveries.unwrap_or_default();
+    format!("its worker was lost each time that it ran; maxDeliveries is {most}")
 }
 
 fn read_publications(shared: &Shared, text: &str, settling: &mut Settling) -> Result<()> {

@@ -10,10 +10,10 @@ use celeriac_protocol::envelope;
 use redis::Cmd;
 
 use super::core::Core;
-use super::dead;
 use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
 use super::waiting;
+use crate::dead::DeadLetter;
 use crate::fault_point;
 
 /// How often somebody looks for leases that ran out.
@@ -97,13 +97,9 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             return Ok(());
         }
         fault_point!("redis.restore.listed");
-        let mut call = RESTORE.call(&[
-            keys.unacked.clone(),
-            keys.unacked_index.clone(),
-            keys.leases(),
-            keys.dead(),
-            keys.dead_index(),
-        ]);
+        let mut places = vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()];
+        places.extend(keys.dead_list());
+        let mut call = RESTORE.call(&places);
         call.arg(mode).arg(age);
         let mut queues = HashMap::new();
         // Newest first: what is put back last is consumed first.
@@ -131,8 +127,10 @@ async fn add(
     let keys = &core.settings.keys;
     call.arg(tag);
     let mut bury = |queue: &str, reason: &str, detail: &str, raw: &[u8]| {
-        let (entry, at_ms) = dead::entry(queue, reason, detail, raw);
-        call.arg(0).arg(entry).arg(at_ms);
+        let letter = DeadLetter::new(queue, reason, detail, raw);
+        // As Lua counts: from 1, and the last place is part of it.
+        let before = raw.as_ptr().addr() - record.as_ptr().addr();
+        call.arg(0).arg(letter.to_entry()).arg(letter.at_ms).arg(before + 1).arg(before + raw.len());
     };
     let Some(parts) = record::split(record) else {
         bury("", "malformed", "the record of the claim cannot be read", record);
@@ -166,6 +164,5 @@ async fn add(
     for queue in queues {
         call.arg(keys.list(queue, message.properties.priority.unwrap_or(0))).arg(&marked);
     }
-    call.arg("").arg("");
     Ok(())
 }
