@@ -27,8 +27,10 @@ const listCommand: CliCommand = {
     const { limit = Infinity, json = false } = options as { limit?: number; json?: boolean }
     const { deadLetters } = await context.app()
     const print = json ? new JsonArray(context) : new Table(context)
+    const hasReader = readerOfOutput()
     let listed = 0
     for await (const letter of deadLetters.scan(filterOf(options))) {
+      if (!hasReader()) break
       if (listed === limit) {
         print.more(`There are more than these ${limit}.`)
         break
@@ -53,7 +55,11 @@ const showCommand: CliCommand = {
   async run(context, options, [id]) {
     const { deadLetters } = await context.app()
     const letter = await deadLetters.get(String(id))
-    if (options['raw'] === true) await write(letter.raw)
+    const hasReader = readerOfOutput()
+    if (options['raw'] === true)
+      await write(letter.raw).catch((error: unknown) => {
+        if (hasReader()) throw error
+      })
     else if (options['json'] === true) {
       context.print(printableJson({ ...letter, raw: letter.raw.toString('base64') }))
     } else for (const line of linesOf(letter)) context.print(line)
@@ -325,6 +331,19 @@ function members(object: Readonly<Record<string, unknown>>): string[] {
 /** A time that no Date can hold is still a letter. */
 function timeOf(date: Date): string {
   return Number.isNaN(date.getTime()) ? 'not known' : date.toISOString()
+}
+
+/**
+ * Whether somebody still reads standard output: not after `celeriac dead list | head` has enough, which is no failure. From
+ * the call on.
+ */
+function readerOfOutput(): () => boolean {
+  let isThere = true
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') isThere = false
+    else if (isThere) throw error
+  })
+  return () => isThere
 }
 
 /** Writes bytes to standard output as they are. */
