@@ -27,10 +27,10 @@ const listCommand: CliCommand = {
     const { limit = Infinity, json = false } = options as { limit?: number; json?: boolean }
     const { deadLetters } = await context.app()
     const print = json ? new JsonArray(context) : new Table(context)
-    const hasReader = readerOfOutput()
+    watchOutput()
     let listed = 0
     for await (const letter of deadLetters.scan(filterOf(options))) {
-      if (!hasReader()) break
+      if (!outputIsRead) break
       if (listed === limit) {
         print.more(`There are more than these ${limit}.`)
         break
@@ -55,10 +55,10 @@ const showCommand: CliCommand = {
   async run(context, options, [id]) {
     const { deadLetters } = await context.app()
     const letter = await deadLetters.get(String(id))
-    const hasReader = readerOfOutput()
+    watchOutput()
     if (options['raw'] === true)
       await write(letter.raw).catch((error: unknown) => {
-        if (hasReader()) throw error
+        if (outputIsRead) throw error
       })
     else if (options['json'] === true) {
       context.print(printableJson({ ...letter, raw: letter.raw.toString('base64') }))
@@ -333,17 +333,17 @@ function timeOf(date: Date): string {
   return Number.isNaN(date.getTime()) ? 'not known' : date.toISOString()
 }
 
-/**
- * Whether somebody still reads standard output: not after `celeriac dead list | head` has enough, which is no failure. From
- * the call on.
- */
-function readerOfOutput(): () => boolean {
-  let isThere = true
+/** Whether somebody still reads standard output; undefined as long as nobody has asked. */
+let outputIsRead: boolean | undefined
+
+/** Has `celeriac dead list | head` end quietly once its reader has enough, which is no failure. */
+function watchOutput(): void {
+  if (outputIsRead !== undefined) return
+  outputIsRead = true
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') isThere = false
-    else if (isThere) throw error
+    if (error.code === 'EPIPE') outputIsRead = false
+    else if (outputIsRead) throw error
   })
-  return () => isThere
 }
 
 /** Writes bytes to standard output as they are. */
