@@ -30,6 +30,7 @@ export {
   TaskError,
   TaskRevokedError,
   TimeoutError,
+  WorkerLostError,
 } from './lib/errors.ts'
 export { getTaskLogger } from './lib/log/logger.ts'
 export type { DeliveryInfo, Request, SignatureDict } from './lib/request.ts'

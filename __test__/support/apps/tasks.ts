@@ -120,7 +120,7 @@ app.task({ name: 'node.where', bind: true }, async (self, milliseconds: number) 
 })
 
 /** What follows a task: a line with what it was given. */
-app.task({ name: 'node.follow', bind: true }, (_self, result: unknown, parent: string) =>
+app.task({ name: 'node.follow' }, (result: unknown, parent: string) =>
   write(`follow ${parent} ${String(result)}`),
 )
 

@@ -29,12 +29,17 @@ pub struct DeadLetter {
     pub at_ms: u64,
     /// How many bytes it has.
     pub size: u64,
+    /// Its priority, which decides the place that a replay puts it at; 0 where it has none.
+    #[serde(default)]
+    pub priority: u8,
 }
 
 impl DeadLetter {
     /// A message that goes to the dead list now.
     pub(crate) fn new(queue: &str, reason: &str, detail: &str, raw: &[u8]) -> Self {
-        let headers = envelope::decode(raw).ok().map(|message| message.headers).unwrap_or_default();
+        let message = envelope::decode(raw).ok();
+        let priority = message.as_ref().and_then(|message| message.properties.priority).unwrap_or(0);
+        let headers = message.map(|message| message.headers).unwrap_or_default();
         let members = json::object_members(headers.as_bytes()).unwrap_or_default();
         let text = |wanted: &str| {
             let (_, value) = members.iter().find(|(name, _)| name == wanted)?;
@@ -49,6 +54,35 @@ impl DeadLetter {
             task_id: text("id"),
             at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |age| age.as_millis() as u64),
             size: raw.len() as u64,
+            priority,
+        }
+    }
+
+    /// What transports keep beside the bytes.
+    pub(crate) fn to_entry(&self) -> String {
+        // Texts and numbers always have a form in JSON.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Reads an entry. One that cannot be read is listed all the same, with what else is known of it: what is hidden is never
+    /// looked after.
+    pub(crate) fn from_entry(id: &str, entry: Option<&[u8]>, at_ms: u64, size: impl FnOnce() -> u64) -> Self {
+        let read = entry
+            .ok_or_else(|| "it has none".to_owned())
+            .and_then(|entry| serde_json::from_slice::<Self>(entry).map_err(|error| error.to_string()));
+        match read {
+            Ok(letter) => Self { id: id.to_owned(), ..letter },
+            Err(reason) => Self {
+                id: id.to_owned(),
+                queue: String::new(),
+                reason: "unreadable".to_owned(),
+                detail: format!("the entry in the dead list cannot be read: {reason}"),
+                task: None,
+                task_id: None,
+                at_ms,
+                size: size(),
+                priority: 0,
+            },
         }
     }
 
@@ -76,6 +110,20 @@ mod tests {
         assert_eq!(letter.size, raw.len() as u64);
         let letter = DeadLetter::new("q", "malformed", "no", b"not json");
         assert_eq!((letter.task, letter.task_id), (None, None));
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_is_not_hidden() {
+        let letter = DeadLetter::new("q", "rejected", "no", b"{}");
+        let read = DeadLetter::from_entry("7", Some(letter.to_entry().as_bytes()), 1, || 2);
+        assert_eq!(read, DeadLetter { id: "7".to_owned(), ..letter });
+        for entry in [None, Some(&b"{}"[..]), Some(b"\xff")] {
+            let read = DeadLetter::from_entry("7", entry, 1, || 2);
+            assert_eq!(
+                (read.id.as_str(), read.reason.as_str(), read.at_ms, read.size),
+                ("7", "unreadable", 1, 2)
+            );
+        }
     }
 
     #[test]

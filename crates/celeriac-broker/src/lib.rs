@@ -2,6 +2,7 @@
 
 pub mod dead;
 pub mod declare;
+pub mod fault;
 pub mod memory;
 pub mod producer;
 pub mod publisher;
