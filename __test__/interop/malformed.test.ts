@@ -48,7 +48,8 @@ async function expectTheWorkerToLive(
   expect(await again.get({ timeout: 30 })).toBe(42)
 
   const dead = await app.broker.deadLetters(0, 100)
-  const texts = dead.map(({ raw }) => raw.toString())
+  const whole = await Promise.all(dead.map(({ id }) => app.broker.deadLetter(id)))
+  const texts = whole.map((letter) => letter?.raw?.toString())
   for (const [what, message] of Object.entries(BAD)) expect(texts, what).toContain(message)
   expect(dead.map(({ reason }) => reason).toSorted()).toEqual([
     'malformed',
