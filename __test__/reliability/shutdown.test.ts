@@ -73,8 +73,8 @@ for (const kind of brokers) {
       }
       for (let round = 0; round < 5; round++) {
         const worker = await nodes.nodeWorker({ queues: QUEUE, args: ['-c', '100'] })
-        const target = nodes.ledger.runs.length + random.between(1, 500)
-        const sending = send(2000)
+        const target = nodes.ledger.runs.length + random.between(1, 300)
+        const sending = send(1000)
         await nodes.ledger.until(30, `${target} runs`, () => nodes.ledger.runs.length >= target)
         await expectEnds(worker)
         await sending
