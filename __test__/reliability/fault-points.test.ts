@@ -1,5 +1,6 @@
 /** A worker is killed at each instant of a delivery's life, on each broker; whoever comes next finishes everything. */
 
+import { DeadList } from '../support/reliability/dead-list.ts'
 import { describe, expect, test } from 'vitest'
 import { type RedisBroker, startRedisBroker, startSqliteBroker, type TestBroker } from '../support/brokers.ts'
 import { diedAt, faultPoints, isOver, startDoomed } from '../support/fault-points.ts'
