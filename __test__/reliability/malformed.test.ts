@@ -125,15 +125,18 @@ describe.each(brokers)('$name', (kind) => {
       await broker.push('celery', bytesOf(protocol2({ task: 'hostile.length', id, queue: 'celery', args })))
     }
     const worker = workers.start('celery')
-    await workers.ledger.until(60, 'all of them', () => {
-      expect(worker.child.exitCode, worker.output).toBeNull()
-      return workers.ledger.after('length').length >= ids.length
-    })
+    await until(
+      60,
+      'the end of all of them',
+      () => workers.ledger.after('length').length >= ids.length || worker.child.exitCode !== null,
+      () => `${worker.output}\n${JSON.stringify(workers.complaints()).slice(0, 4000)}`,
+    )
     figure(`${kind.name}: resident memory of a worker with six tasks of 95 MB, in MB`, memoryOf(worker).peak)
     const expected = ids.map((id) => `${JSON.stringify(id)} ${size}`)
     expect(workers.ledger.after('length').toSorted()).toEqual(expected)
     await until(10, 'nothing held', async () => (await broker.held()) === 0)
     expect(workers.complaints()).toEqual([])
+    expect(worker.child.exitCode).toBeNull()
     await workers.stop()
     await broker.stop()
   })
