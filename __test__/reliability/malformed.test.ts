@@ -131,6 +131,7 @@ describe.each(brokers)('$name', (kind) => {
       () => workers.ledger.after('length').length >= ids.length || worker.child.exitCode !== null,
       () => `${worker.output}\n${JSON.stringify(workers.complaints()).slice(0, 4000)}`,
     )
+    expect(worker.child.exitCode, worker.output).toBeNull()
     figure(`${kind.name}: resident memory of a worker with six tasks of 95 MB, in MB`, memoryOf(worker).peak)
     const expected = ids.map((id) => `${JSON.stringify(id)} ${size}`)
     expect(workers.ledger.after('length').toSorted()).toEqual(expected)
