@@ -2,6 +2,7 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { type RedisBroker, startRedisBroker } from '../support/brokers.ts'
 import { fleet, type Fleet } from '../support/fleet.ts'
 import { figure } from '../support/reliability/figures.ts'
+import { Load } from '../support/reliability/load.ts'
 import { rawTask } from '../support/reliability/messages.ts'
 import { until } from '../support/wait.ts'
 
@@ -58,7 +59,7 @@ describe('beside Python', () => {
       for (let batch = 0; batch < 5; batch++) await busy()
       await both.nodeWorker({
         queues: 'busy',
-        settings: { brokerTransportOptions: { visibility_timeout: ofNode } },
+        settings: { brokerTransportOptions: { visibility_timeout: ofNode, unacked_restore_interval: 1 } },
       })
       await both.pythonWorker({ queues: 'held', args: threads(20) })
       let drained = 0
@@ -77,7 +78,7 @@ describe('beside Python', () => {
       const rate = drained / ((Date.now() - began) / 1000)
       const begins = left.map((id) => both.ledger.runsOf(id).at(-1)?.began ?? 0)
       const watches = Number(
-        /cmdstat_watch:calls=(\d+)/.exec(await broker.server.command('info', 'commandstats'))?.[1],
+        /cmdstat_watch:calls=(\d+)/.exec(await broker.server.command('info', 'commandstats'))?.[1] ?? 0,
       )
       figure(
         `${who}: ${left.length} messages of a killed Python worker beside ${Math.round(rate)} tasks/s of ours`,
@@ -143,54 +144,3 @@ describe('beside Python', () => {
 })
 
 const percent = (part: number): string => `${Math.round(100 * part)} %`
-
-/** Sends tasks at a pace, and counts who ran them. */
-class Load {
-  readonly #fleet: Fleet
-  readonly #milliseconds: number
-  #sent = 0
-
-  /** Each task takes that long. */
-  constructor(both: Fleet, milliseconds: number) {
-    this.#fleet = both
-    this.#milliseconds = milliseconds
-  }
-
-  /** `rate` tasks a second for that long, 0 for `rate` at once; resolves when all have ended. */
-  async run(what: string, rate: number, seconds: number): Promise<LoadOutcome> {
-    const { ledger } = this.#fleet
-    const before = ledger.runs.length
-    const ids = await this.#send(rate, seconds)
-    this.#sent += ids.length
-    await ledger.until(90, `the end of ${what}`, () => ledger.ended.size >= this.#sent)
-    const runs = ledger.runs.slice(before)
-    expect(runs.map(({ id }) => id).toSorted()).toEqual(ids.toSorted())
-    const by = new Map<number, number>()
-    for (const { process } of runs) by.set(process, (by.get(process) ?? 0) + 1)
-    const first = Math.min(...runs.map(({ began }) => began))
-    const last = Math.max(...runs.map(({ ended }) => ended ?? 0))
-    return { by, total: runs.length, rate: Math.round((runs.length * 1000) / (last - first)) }
-  }
-
-  async #send(rate: number, seconds: number): Promise<string[]> {
-    const began = performance.now()
-    const total = seconds === 0 ? rate : rate * seconds
-    const sending: Promise<{ id: string }>[] = []
-    while (sending.length < total) {
-      const due = seconds === 0 ? total : Math.min(total, ((performance.now() - began) / 1000) * rate)
-      while (sending.length < due) {
-        sending.push(this.#fleet.app.sendTask('node.work', [this.#milliseconds], { queue: 'shared' }))
-      }
-      await new Promise((resolve) => setTimeout(resolve, 5))
-    }
-    return (await Promise.all(sending)).map(({ id }) => id)
-  }
-}
-
-interface LoadOutcome {
-  /** How many tasks ran in each process. */
-  readonly by: ReadonlyMap<number, number>
-  readonly total: number
-  /** Tasks per second. */
-  readonly rate: number
-}

@@ -270,6 +270,18 @@ describe('failure', () => {
     expect(worker.lines).toEqual(["CRITICAL Task unknown[id-1] INTERNAL ERROR: NotRegistered('unknown')"])
   })
 
+  test('whatever a message calls a chain or errbacks, the task fails as it would have, and is acknowledged', async () => {
+    app.task({ name: 'bad' }, () => {
+      throw new Error('x')
+    })
+    const chain = [null, 7, 'x', {}, { options: null }, { options: 7 }] as unknown as SignatureDict[]
+    for (const what of [{ chain }, { errbacks: chain }]) {
+      const settled = await worker.run('bad', [], what)
+      expect(settled).toMatchObject({ outcome: outcomes.acknowledge, state: 'FAILURE' })
+    }
+    expect(worker.lines.filter((line) => line.startsWith('CRITICAL'))).toEqual([])
+  })
+
   test('tasks further down the chain fail too', async () => {
     const stored: unknown[] = []
     vi.spyOn(app.backend, 'store').mockImplementation((update) => {
