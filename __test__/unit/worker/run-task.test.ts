@@ -282,6 +282,20 @@ describe('failure', () => {
     expect(worker.lines.filter((line) => line.startsWith('CRITICAL'))).toEqual([])
   })
 
+  test('a typed value that there is no such value of fails the task before its body, and its message is kept', async () => {
+    const body = vi.fn<() => void>()
+    app.task({ name: 'never' }, body)
+    const none = { __type__: 'datetime', __value__: '2026-01-02T03z04:05' }
+    expect(await worker.run('never', [none], {}, {}, true)).toMatchObject({
+      outcome: outcomes.reject,
+      state: 'FAILURE',
+    })
+    expect(body).not.toHaveBeenCalled()
+    expect(worker.lines).toEqual([
+      `ERROR Task never[id-1] cannot be read: CeleriacError("'2026-01-02T03z04:05' is no datetime")`,
+    ])
+  })
+
   test('tasks further down the chain fail too', async () => {
     const stored: unknown[] = []
     vi.spyOn(app.backend, 'store').mockImplementation((update) => {
