@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util'
 import {
   Problem,
   build,
+  buildTestAids,
   environment,
   installPackages,
   pythonWithCelery,
@@ -127,6 +128,7 @@ async function main() {
   Object.assign(environment, env)
   if (['interop', 'package', 'reliability'].some(wanted)) env.CELERIAC_PYTHON = await pythonWithCelery()
   if (only === undefined || only.some((name) => !['rust', 'parity'].includes(name))) await build()
+  if (wanted('reliability')) Object.assign(env, await buildTestAids())
   if (wanted('lint')) await timed('lint', async () => countTests(await lint()))
   if (wanted('rust')) await timed('rust', rust)
   for (const project of VITEST_PROJECTS) {

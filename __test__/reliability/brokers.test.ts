@@ -6,7 +6,7 @@ import { rawTask } from '../support/reliability/messages.ts'
 import { until } from '../support/wait.ts'
 
 for (const kind of brokers) {
-  describe(kind.name, () => {
+  describe(`on ${kind.name}`, () => {
     test('workers of both languages take what the harness pushes, and it counts what waits and what is held', async () => {
       const broker = await kind.start()
       const both = fleet(broker)

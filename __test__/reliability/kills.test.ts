@@ -19,18 +19,10 @@ const VISIBILITY_TIMEOUT = 5
 const QUEUE = 'work'
 const KILLS = 50
 
-/** kombu looks for what is overdue each second, not each hundred. */
-const python = {
-  broker_transport_options: {
-    visibility_timeout: VISIBILITY_TIMEOUT,
-    unacked_restore_interval: 1,
-    unacked_restore_throttle: 1,
-  },
-}
-const node = {
-  workerLease: LEASE,
-  brokerTransportOptions: { visibility_timeout: VISIBILITY_TIMEOUT },
-}
+const settings = (kind: BrokerKind) => ({
+  node: { workerLease: LEASE, brokerTransportOptions: kind.impatience(VISIBILITY_TIMEOUT) },
+  python: { broker_transport_options: kind.impatience(VISIBILITY_TIMEOUT) },
+})
 
 const startNode = (nodes: Fleet) => () => nodes.nodeWorker({ queues: QUEUE, args: ['-c', '10'] })
 
@@ -52,11 +44,11 @@ function expectRecovered(kind: BrokerKind, nodes: Fleet, deaths: readonly Death[
 }
 
 for (const kind of brokers) {
-  describe(kind.name, () => {
+  describe(`on ${kind.name}`, () => {
     test(`of two Node workers one is killed ${KILLS} times, each time while it runs tasks, and nothing is lost`, async () => {
       const random = new Random()
       const broker = await kind.start()
-      const nodes = fleet(broker, { node, python })
+      const nodes = fleet(broker, settings(kind))
       const others = kind.has.pythonRecovers
         ? [await nodes.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '10'] })]
         : []
@@ -94,10 +86,10 @@ for (const kind of brokers) {
 }
 
 for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
-  describe(kind.name, () => {
+  describe(`on ${kind.name}`, () => {
     test('when every Node worker is killed at once, a Python worker recovers what they held', async () => {
       const broker = await kind.start()
-      const both = fleet(broker, { node, python })
+      const both = fleet(broker, settings(kind))
       const start = startNode(both)
       const workers = [await start(), await start()]
       await both.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '10'] })

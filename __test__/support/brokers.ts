@@ -50,6 +50,11 @@ export interface BrokerKind {
     /** A result, what follows from it and the acknowledgement can be one step. */
     readonly oneStep: boolean
   }
+  /**
+   * Transport options, for both sides, with which a Python worker takes what was claimed that many seconds ago for lost,
+   * and looks for it each second.
+   */
+  impatience(seconds: number): Record<string, number>
   start(options?: BrokerOptions): Promise<TestBroker>
 }
 
@@ -125,11 +130,18 @@ export const brokers: readonly BrokerKind[] = [
   {
     name: 'Redis',
     has: { python: true, pythonRecovers: true, server: true, oneStep: true },
+    impatience: (seconds) => ({
+      visibility_timeout: seconds,
+      unacked_restore_interval: 1,
+      // kombu looks only every tenth time, unless it is told otherwise.
+      unacked_restore_throttle: 1,
+    }),
     start: startRedisBroker,
   },
   {
     name: 'SQLite',
     has: { python: true, pythonRecovers: false, server: false, oneStep: false },
+    impatience: () => ({}),
     start: startSqliteBroker,
   },
 ]

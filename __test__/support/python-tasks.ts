@@ -60,4 +60,11 @@ def work(self, milliseconds):
     begin(self)
     time.sleep(milliseconds / 1000)
     end(self)
+
+@app.task(name='node.where', bind=True, acks_late=True)
+def where(self, milliseconds):
+    begin(self)
+    time.sleep(milliseconds / 1000)
+    end(self)
+    return os.getpid()
 `

@@ -62,7 +62,24 @@ export class TaskRunner {
   }
 
   /** Runs a delivery to its end, handlers included. Never rejects. */
-  async run(delivery: Delivery): Promise<void> {
+  run(delivery: Delivery): Promise<void> {
+    return this.#handOver(delivery, (task, running) => this.#run(delivery, task, running))
+  }
+
+  /**
+   * Fails a delivery with that, without running it: its worker was lost too often. Errbacks and handlers are called as for any
+   * failure; the message goes to the dead list. Never rejects.
+   */
+  lose(delivery: Delivery, error: unknown): Promise<void> {
+    return this.#handOver(delivery, (task, running) =>
+      this.#failed(this.#context(delivery, task, running), running, error, outcomes.poison),
+    )
+  }
+
+  async #handOver(
+    delivery: Delivery,
+    work: (task: AnyTask, running: RunningTask) => Promise<void>,
+  ): Promise<void> {
     const [tag, name, id] = delivery
     const { app, log } = this.#options
     const task = app.tasks.get(name)
@@ -70,7 +87,7 @@ export class TaskRunner {
     this.#running.set(tag, running)
     try {
       if (task === undefined) throw new NotRegistered(name)
-      await this.#run(delivery, task, running)
+      if (this.#read(delivery, running)) await work(task, running)
     } catch (error) {
       log.internalError(id, name, error)
       this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
@@ -115,16 +132,8 @@ export class TaskRunner {
   }
 
   async #run(delivery: Delivery, task: AnyTask, running: RunningTask): Promise<void> {
-    const { app, hostname } = this.#options
-    try {
-      if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
-    } catch (error) {
-      this.#options.log.unreadable(running.id, running.name, error)
-      this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
-      return
-    }
-    const request = Request.fromDelivery(delivery, hostname)
-    const context = new TaskContext(app, task, request, { signal: running.signal })
+    const context = this.#context(delivery, task, running)
+    const { request } = context
     this.#startSoftTimer(context, running)
     const { args, kwargs } = request
     let result: unknown
@@ -155,6 +164,24 @@ export class TaskRunner {
         afterReturn.call(context, 'SUCCESS', result, request.id, args, kwargs),
       )
     }
+  }
+
+  /** Makes values of what is tagged as such; where that cannot be done the task has failed. */
+  #read(delivery: Delivery, running: RunningTask): boolean {
+    try {
+      if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
+      return true
+    } catch (error) {
+      this.#options.log.unreadable(running.id, running.name, error)
+      this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
+      return false
+    }
+  }
+
+  #context(delivery: Delivery, task: AnyTask, running: RunningTask): TaskContext {
+    const { app, hostname } = this.#options
+    const request = Request.fromDelivery(delivery, hostname)
+    return new TaskContext(app, task, request, { signal: running.signal })
   }
 
   /** The end of a task whose body threw. */
@@ -210,17 +237,19 @@ export class TaskRunner {
     )
   }
 
-  async #failed(context: TaskContext, running: RunningTask, error: unknown): Promise<void> {
-    const { request, task, app } = context
+  async #failed(
+    context: TaskContext,
+    running: RunningTask,
+    error: unknown,
+    outcome = outcomeOfFailure(context),
+  ): Promise<void> {
+    const { request, task } = context
     const { log } = this.#options
     const failure = failureOf(error)
     const errbacks = this.#errbacks(context)
     await this.#failChain(context, error, failure.traceback ?? null)
-    const rejects =
-      task.acksLate &&
-      !(task.options.acksOnFailure ?? task.options.acksOnFailureOrTimeout ?? acksOnFailure(app))
     this.#settle(running, {
-      outcome: rejects ? outcomes.reject : outcomes.acknowledge,
+      outcome,
       ...failure,
       children: childrenOf(context),
       publish: [...context.outbox, ...errbacks.messages],
@@ -362,8 +391,16 @@ function childrenOf({ request }: TaskContext): string {
       )
 }
 
-function acksOnFailure({ conf }: Celery): boolean {
-  return conf.taskAcksOnFailure ?? conf.taskAcksOnFailureOrTimeout ?? true
+/** What becomes of the message of a task that failed. */
+function outcomeOfFailure({ app: { conf }, task }: TaskContext): Settlement['outcome'] {
+  const { acksOnFailure, acksOnFailureOrTimeout } = task.options
+  const acknowledges =
+    acksOnFailure ??
+    acksOnFailureOrTimeout ??
+    conf.taskAcksOnFailure ??
+    conf.taskAcksOnFailureOrTimeout ??
+    true
+  return task.acksLate && !acknowledges ? outcomes.reject : outcomes.acknowledge
 }
 
 /** What aborted APIs throw says nothing of why: the signal's reason does. */

@@ -7,7 +7,7 @@ export const app = new Celery('node')
 app.conf.update({
   workerLease: Number(process.env['WORKER_LEASE'] ?? 30),
   // A test that kills workers again and again means it.
-  maxDeliveries: null,
+  maxDeliveries: process.env['MAX_DELIVERIES'] === undefined ? null : Number(process.env['MAX_DELIVERIES']),
   ...(JSON.parse(process.env['SETTINGS'] ?? '{}') as CeleryOptions),
 })
 
@@ -120,7 +120,7 @@ app.task({ name: 'node.where', bind: true }, async (self, milliseconds: number) 
 })
 
 /** What follows a task: a line with what it was given. */
-app.task({ name: 'node.follow', bind: true }, (_self, result: unknown, parent: string) =>
+app.task({ name: 'node.follow' }, (result: unknown, parent: string) =>
   write(`follow ${parent} ${String(result)}`),
 )
 
@@ -132,6 +132,19 @@ app.task({ name: 'node.until_aborted', bind: true }, async (self) => {
   write(`aborted ${self.request.id} ${reason instanceof Error ? reason.name : String(reason)}`)
   throw reason
 })
+
+/** Kills the process that it runs in, as a crash would, unless that one is known to bear it (environment `UNHURT`). */
+app.task({ name: 'node.crash', bind: true }, (self) => {
+  moment('begin', self)
+  if (process.env['UNHURT'] === undefined) process.kill(process.pid, 'SIGKILL')
+  moment('end', self)
+  return 'unhurt'
+})
+
+/** A task that the first release of a worker lacks (environment `RELEASE`). */
+if (process.env['RELEASE'] === '2') {
+  app.task({ name: 'node.later' }, (x: number, y: number) => x + y)
+}
 
 app.task({ name: 'node.ignore' }, () => {
   throw new Ignore()

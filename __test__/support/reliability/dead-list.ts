@@ -26,7 +26,10 @@ export class DeadList {
   async read(): Promise<readonly DeadLetter[]> {
     for (;;) {
       const page = await this.#app.broker.deadLetters(this.#letters.length, this.#pageSize)
-      this.#letters.push(...page)
+      for (const letter of await Promise.all(page.map(({ id }) => this.#app.broker.deadLetter(id)))) {
+        if (letter?.raw === undefined) throw new Error('a dead letter went while the list was read')
+        this.#letters.push({ ...letter, raw: letter.raw })
+      }
       if (page.length < this.#pageSize) return this.#letters
     }
   }

@@ -7,6 +7,7 @@ use celeriac_error::Result;
 
 use super::core::{Core, lock};
 use super::scripts::RENEW;
+use crate::fault_point;
 
 /// The most tags of one script.
 const TAGS_PER_SCRIPT: usize = 1000;
@@ -31,12 +32,14 @@ async fn renew(core: &Core) -> Result<()> {
         held.values().filter(|held| !held.buried).map(|held| Arc::clone(&held.id)).collect()
     };
     for chunk in ids.chunks(TAGS_PER_SCRIPT) {
+        fault_point!("redis.renew.before");
         let mut call = RENEW.call(&[core.settings.keys.unacked_index.clone(), core.settings.keys.leases()]);
         call.arg(core.lease_ms());
         for id in chunk {
             call.arg(&**id);
         }
         core.link.script::<()>(&RENEW, &call).await?;
+        fault_point!("redis.renew.after");
     }
     Ok(())
 }

@@ -10,10 +10,11 @@ use celeriac_protocol::envelope;
 use redis::Cmd;
 
 use super::core::Core;
-use super::dead;
 use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
 use super::waiting;
+use crate::dead::DeadLetter;
+use crate::fault_point;
 
 /// How often somebody looks for leases that ran out.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -90,17 +91,15 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
     for _ in 0..ROUNDS {
         let mut call = EXPIRED.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
         call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND);
+        fault_point!("redis.restore.before");
         let due: Vec<Vec<u8>> = core.link.script(&EXPIRED, &call).await?;
         if due.is_empty() {
             return Ok(());
         }
-        let mut call = RESTORE.call(&[
-            keys.unacked.clone(),
-            keys.unacked_index.clone(),
-            keys.leases(),
-            keys.dead(),
-            keys.dead_index(),
-        ]);
+        fault_point!("redis.restore.listed");
+        let mut places = vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()];
+        places.extend(keys.dead_list());
+        let mut call = RESTORE.call(&places);
         call.arg(mode).arg(age);
         let mut queues = HashMap::new();
         // Newest first: what is put back last is consumed first.
@@ -108,6 +107,7 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             add(core, whose, &mut queues, &mut call, &pair[0], &pair[1]).await?;
         }
         let restored: usize = core.link.script(&RESTORE, &call).await?;
+        fault_point!("redis.restore.after");
         if due.len() < CLAIMS_PER_ROUND * 2 || restored == 0 {
             return Ok(());
         }
@@ -127,8 +127,10 @@ async fn add(
     let keys = &core.settings.keys;
     call.arg(tag);
     let mut bury = |queue: &str, reason: &str, detail: &str, raw: &[u8]| {
-        let (entry, at_ms) = dead::entry(queue, reason, detail, raw);
-        call.arg(0).arg(entry).arg(at_ms);
+        let letter = DeadLetter::new(queue, reason, detail, raw);
+        // As Lua counts: from 1, and the last place is part of it.
+        let before = raw.as_ptr().addr() - record.as_ptr().addr();
+        call.arg(0).arg(letter.to_entry()).arg(letter.at_ms).arg(before + 1).arg(before + raw.len());
     };
     let Some(parts) = record::split(record) else {
         bury("", "malformed", "the record of the claim cannot be read", record);
@@ -162,6 +164,5 @@ async fn add(
     for queue in queues {
         call.arg(keys.list(queue, message.properties.priority.unwrap_or(0))).arg(&marked);
     }
-    call.arg("").arg("");
     Ok(())
 }

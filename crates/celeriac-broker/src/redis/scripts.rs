@@ -7,15 +7,22 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedi
 
 use crate::redis_result::STORE_RESULT;
 
+/// The function that puts a message into the dead list.
+const BURY: &str = include_str!("bury.lua");
+
 pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("claim.lua")));
 pub(super) static WAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("wake.lua")));
 pub(super) static SETTLE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&format!("{STORE_RESULT}{}", include_str!("settle.lua"))));
+    LazyLock::new(|| Script::new(&format!("{STORE_RESULT}{BURY}{}", include_str!("settle.lua"))));
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));
 pub(super) static EXPIRED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("expired.lua")));
-pub(super) static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("restore.lua")));
+pub(super) static RESTORE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&format!("{BURY}{}", include_str!("restore.lua"))));
+pub(super) static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("replay.lua")));
+pub(super) static DROP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("drop.lua")));
 pub(super) static ABANDONED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("abandoned.lua")));
+pub(super) static FOUND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("found.lua")));
 pub(super) static BIND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("bind.lua")));
 
 /// A script and the digest by which the server knows it.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::engine::{Engine, Renewal, Request};
 use super::session::{Claimed, Held, Outgoing, Session};
 use super::{outgoing, unroutable};
+use crate::fault_point;
 use crate::transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement,
 };
@@ -208,8 +209,10 @@ fn settle_one(session: &mut Session, due: &Due) -> rusqlite::Result<Outcomes> {
     match &due.outcome {
         Outcome::Ack => session.delete(held)?,
         Outcome::Requeue { redelivered } => session.give_back(held, *redelivered)?,
+        Outcome::Abandon => session.give_back(held, true)?,
         Outcome::Dead { reason, detail } => session.bury(held, reason, detail)?,
     }
+    fault_point!("sqlite.settle.written");
     Ok(Outcomes::Done)
 }
 
@@ -365,6 +368,10 @@ impl Consumer for SqliteConsumer {
                     .collect()
             })
             .await
+    }
+
+    async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>> {
+        Ok(vec![Some(2); batch.len()])
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
