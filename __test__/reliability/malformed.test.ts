@@ -45,7 +45,7 @@ for (const kind of brokers) {
       const worker = workers.start('celery,second')
       await workers.ledger.until(60, 'every good task', () => workers.good.length >= good.length)
       const dead = workers.deadList()
-      await until(30, 'every bad message', async () => (await dead.read()).length >= expected.length)
+      await until(30, 'every bad message', async () => (await dead.list()).length >= expected.length)
       // Long before any lease ends: nothing lies where kombu's restore would stop at it.
       await until(10, 'nothing held', async () => (await broker.held()) === 0)
 
@@ -79,7 +79,7 @@ for (const kind of brokers) {
       const long = bytesOf(
         protocol2({ task: 'hostile.length', id: 'long', queue: 'celery', args: ['x'.repeat(size)] }),
       )
-      const dead = workers.deadList(1)
+      const dead = workers.deadList()
       const rounds: number[] = []
       for (let round = 1; round <= 3; round++) {
         await broker.push('celery', bad)
@@ -87,12 +87,12 @@ for (const kind of brokers) {
         await workers.ledger.until(60, 'the good tasks', () => {
           return workers.good.length === 1 + round && workers.ledger.after('length').length === round
         })
-        await until(60, 'the bad message', async () => (await dead.read()).length === round)
+        await until(60, 'the bad message', async () => (await dead.list()).length === round)
         await until(10, 'nothing held', async () => (await broker.held()) === 0)
         rounds.push(memoryOf(worker).now)
       }
       expect(workers.ledger.after('length')).toEqual(Array.from({ length: 3 }, () => `"long" ${size}`))
-      for (const { raw, reason } of await dead.read()) {
+      for (const { raw, reason } of await dead.read(1)) {
         expect(reason).toBe('malformed')
         expect(raw.equals(bad)).toBe(true)
       }
@@ -187,7 +187,7 @@ describe('Redis, of a worker that is killed', () => {
     workers.start('celery', { lease: 2 })
     await workers.ledger.until(30, 'the good tasks', () => workers.good.length === 1 + ids.length)
     const dead = workers.deadList()
-    await until(30, 'every bad message', async () => (await dead.read()).length >= bad.length)
+    await until(30, 'every bad message', async () => (await dead.list()).length >= bad.length)
     expect(workers.good.toSorted()).toEqual(['first', ...ids].toSorted())
     expect(
       (await dead.read()).map(({ queue, reason, raw }) => kept(queue, reason, unmarked(raw))).toSorted(),
@@ -231,7 +231,7 @@ describe('Redis, of a worker that is killed', () => {
     figure('held by workers at the moment of 12 kills', caught)
     workers.start('celery', { lease: 2 })
     const dead = workers.deadList()
-    await until(60, 'every bad message', async () => (await dead.read()).length >= expected.length)
+    await until(60, 'every bad message', async () => (await dead.list()).length >= expected.length)
     await workers.ledger.until(60, 'the good tasks', () => new Set(workers.good).size >= ids.length)
     await until(10, 'nothing held', async () => (await broker.held()) === 0)
     expect([...new Set(workers.good)].toSorted()).toEqual(ids.toSorted())

@@ -128,7 +128,7 @@ async function accountOf(dead: DeadList, { ledger, logFile }: HostileWorkers): P
   const ids = ledger.after('ran').map((id) => wellFormed(JSON.parse(id) as string))
   counts['ran'] = ids.length
   let total = ids.length
-  for (const { reason } of await dead.read()) {
+  for (const { reason } of await dead.list()) {
     counts[reason] = (counts[reason] ?? 0) + 1
     // Its body ran, and what it sent on was refused; or it is counted below.
     if (reason !== 'rejected') total += 1
