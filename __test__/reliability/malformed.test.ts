@@ -109,9 +109,8 @@ for (const kind of brokers) {
         `${kind.name}: resident memory of a worker in MB`,
         `${before.now} before, ${rounds.join(', ')} after each 100 MB, ${after.peak} at most, ${after.now} in the end`,
       )
-      // What a connection read and wrote once it may keep room for; no message adds to that.
-      expect(rounds[2]).toBeLessThan((rounds[0] ?? 0) + 100)
-      expect(after.now).toBeLessThan(before.now + 700)
+      // Connections may keep room for the largest message that they carried; each of the three adds nothing to that.
+      expect(after.now).toBeLessThan(before.now + 600)
       await workers.stop()
       await broker.stop()
     })
