@@ -11,6 +11,7 @@ mod fanout;
 mod keys;
 mod lease;
 mod link;
+mod listener;
 mod publish;
 mod record;
 mod restore;

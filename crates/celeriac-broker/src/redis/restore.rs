@@ -13,7 +13,6 @@ use super::core::Core;
 use super::dead;
 use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
-use super::waiting;
 
 /// How often somebody looks for leases that ran out.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -67,8 +66,8 @@ pub(super) async fn beat(core: &Core) -> Result<(bool, bool)> {
     call.arg(&core.name)
         .arg(INTERVAL.as_millis() as u64 * 9 / 10)
         .arg((core.settings.restore_interval.as_millis() as u64).max(1));
-    for (_, list) in waiting::lists(&core.sources()) {
-        call.arg(&*list);
+    for list in core.sources().plan.names() {
+        call.arg(&**list);
     }
     let (ours, kombu): (i32, i32) = core.link.script(&BEAT, &call).await?;
     Ok((ours == 1, kombu == 1))
