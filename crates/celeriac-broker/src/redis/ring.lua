@@ -18,7 +18,7 @@ for place = 3, #KEYS do
 end
 if #waiting > 0 then
   redis.call('EXPIRE', KEYS[1], ARGV[1])
-  -- So that we are told when somebody takes what we put there.
-  redis.call('LLEN', KEYS[1])
 end
+-- So that we are told when somebody takes what lies there. What we change ourselves is not tracked any more.
+redis.call('LLEN', KEYS[1])
 return waiting

@@ -229,7 +229,7 @@ impl Waiting {
                 Ok(Woken::PutBack) => {
                     spent = grant.number;
                     self.core.sweep_next();
-                    self.doubt(grant.number).await;
+                    self.doubt(&mut grants, grant.number).await;
                 }
                 Ok(Woken::Claimed(messages)) => {
                     spent = grant.number;
@@ -251,12 +251,18 @@ impl Waiting {
         }
     }
 
-    /// The server knew no credit of ours. Mostly another of our connections has just used it. But it may be gone for good:
-    /// a restorer took us for dead, or somebody flushed the database; then whoever waits has to ask again.
-    async fn doubt(&self, number: u64) {
-        let _ = tokio::time::timeout(ON_ITS_WAY, self.control.end.notified()).await;
+    /// The server knew no credit of ours. Mostly another of our connections has just used it, and as soon as its answer is here
+    /// there is a new one, or none. But it may be gone for good: a restorer took us for dead, or somebody flushed the
+    /// database; then whoever waits has to ask again.
+    async fn doubt(&self, grants: &mut watch::Receiver<Grant>, number: u64) {
+        let resolved = grants.wait_for(|grant| grant.number != number || grant.credit == 0);
+        let unresolved = tokio::select! {
+            () = self.control.end.notified() => false,
+            _ = resolved => false,
+            () = tokio::time::sleep(ON_ITS_WAY) => true,
+        };
         let grant = *self.core.grant.borrow();
-        if grant.number == number && grant.credit > 0 {
+        if unresolved && grant.number == number && grant.credit > 0 {
             self.core.close_grant();
             self.core.arrived.notify_waiters();
         }
