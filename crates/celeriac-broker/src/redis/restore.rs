@@ -13,7 +13,6 @@ use super::consumer::bulks;
 use super::core::Core;
 use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
-use super::waiting;
 use crate::dead::DeadLetter;
 use crate::fault_point;
 
@@ -79,8 +78,8 @@ async fn beat(core: &Core, asks: bool) -> Result<(bool, bool)> {
     ]);
     let interval = |interval: Duration| if asks { (interval.as_millis() as u64).max(1) } else { 0 };
     call.arg(&core.name).arg(interval(INTERVAL * 9 / 10)).arg(interval(core.settings.restore_interval));
-    for (_, list) in waiting::lists(&core.sources()) {
-        call.arg(&*list);
+    for list in core.sources().plan.names() {
+        call.arg(&**list);
     }
     let (ours, kombu): (i32, i32) = core.link.script(&BEAT, &call).await?;
     Ok((ours == 1, kombu == 1))
