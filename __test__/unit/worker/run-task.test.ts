@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { Celery } from '../../../lib/app.ts'
 import { currentTask } from '../../../lib/current-task.ts'
-import { Ignore, Reject, Retry, SoftTimeLimitExceeded } from '../../../lib/errors.ts'
+import { Ignore, Reject, Retry, SoftTimeLimitExceeded, WorkerLostError } from '../../../lib/errors.ts'
 import { configureLogging } from '../../../lib/log/logger.ts'
 import type { SignatureDict } from '../../../lib/request.ts'
 import { outcomes } from '../../../lib/worker/settle.ts'
@@ -40,6 +40,31 @@ const celeryException = (type: string, ...args: unknown[]): unknown => ({
   exc_type: type,
   exc_message: args,
   exc_module: 'celery.exceptions',
+})
+
+describe('a task whose worker was lost too often', () => {
+  test('it fails without being run, its errbacks are sent, and its message is poison', async () => {
+    const handled: string[] = []
+    app.task({ name: 'on_error' }, () => {})
+    app.task(
+      {
+        name: 'deadly',
+        onFailure: (error) => {
+          handled.push((error as Error).name)
+        },
+      },
+      () => {
+        throw new Error('it was run')
+      },
+    )
+    const delivery = worker.delivery('deadly', [], { errbacks: [signature('on_error')] })
+    await worker.runner.lose(delivery, new WorkerLostError(5))
+    expect(worker.settled).toMatchObject([
+      { outcome: outcomes.poison, state: 'FAILURE', publish: [{ task: 'on_error', args: ['id-1'] }] },
+    ])
+    expect(handled).toEqual(['WorkerLostError'])
+    expect(worker.lines).toEqual([expect.stringMatching(/^ERROR Task deadly\[id-1\] raised unexpected: /)])
+  })
 })
 
 describe('success', () => {

@@ -2,6 +2,7 @@
 
 pub mod dead;
 pub mod declare;
+pub mod fault;
 pub mod memory;
 mod moment;
 pub mod producer;

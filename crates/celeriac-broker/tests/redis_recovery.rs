@@ -3,18 +3,17 @@
 // What is not as expected is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use celeriac_broker::{Exchange, ExchangeType, Outcome, Publication, Settled};
 use celeriac_protocol::envelope;
 use celeriac_testkit::redis_server::{RedisServer, RedisServerOptions};
 use redis::AsyncCommands;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 mod redis_support;
+use redis_support::relay::{Cut, Relay};
 use redis_support::*;
 
 /// As short as the transport allows.
@@ -251,55 +250,11 @@ async fn a_subscription_listens_again_after_its_connection_broke() {
     assert_eq!(&message.body[..], b"hello");
 }
 
-/// Between a client and the server; can swallow the answer to what has this text in it.
-struct Proxy {
-    port: u16,
-    armed: Arc<AtomicBool>,
-}
-
-const TEXT: &[u8] = b"swallow the answer";
-
-impl Proxy {
-    async fn start(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (port, armed) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
-        let flag = Arc::clone(&armed);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, server, Arc::clone(&flag)));
-            }
-        });
-        Self { port, armed }
-    }
-}
-
-async fn forward(mut client: TcpStream, server: u16, armed: Arc<AtomicBool>) {
-    let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-    let (mut question, mut answer) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    let mut swallow = false;
-    loop {
-        tokio::select! {
-            length = client.read(&mut question) => {
-                let Ok(length @ 1..) = length else { return };
-                let found = question[..length].windows(TEXT.len()).any(|window| window == TEXT);
-                swallow |= found && armed.swap(false, Ordering::SeqCst);
-                server.write_all(&question[..length]).await.unwrap();
-            }
-            length = server.read(&mut answer) => {
-                let Ok(length @ 1..) = length else { return };
-                if swallow || client.write_all(&answer[..length]).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_settlement_whose_answer_was_lost_may_be_repeated() {
     let server = RedisServer::start().await;
-    let proxy = Proxy::start(server.port()).await;
-    let transport = open(&format!("redis://127.0.0.1:{}/0", proxy.port));
+    let relay = Relay::start(server.port()).await;
+    let transport = open(&relay.url());
     publish(&transport, &[to("q", "first"), to("q", "second")]).await;
     let consumer = consume(&transport, &["q"]).await;
     let deliveries = take(&consumer, 2).await;
@@ -307,15 +262,211 @@ async fn a_settlement_whose_answer_was_lost_may_be_repeated() {
     settle(&consumer, &deliveries[0], Outcome::Ack).await;
 
     let mut all = only(&deliveries[1], Outcome::Ack);
-    let queue = String::from_utf8(TEXT.to_vec()).unwrap();
-    all.publish = vec![to(&queue, "callback")];
-    proxy.armed.store(true, Ordering::SeqCst);
+    let queue = "swallow the answer";
+    all.publish = vec![to(queue, "callback")];
+    relay.cut_next(Cut::AnswerTo(queue));
     let error = within(consumer.settle(std::slice::from_ref(&all))).await.remove(0).unwrap_err();
     assert!(error.is_transient(), "{error}");
-    assert_eq!(within(transport.queue_length(&queue)).await.unwrap(), 1, "it did happen");
+    assert_eq!(within(transport.queue_length(queue)).await.unwrap(), 1, "it did happen");
 
     assert_eq!(within(consumer.settle(std::slice::from_ref(&all))).await.remove(0).unwrap(), Settled::Done);
-    assert_eq!(within(transport.queue_length(&queue)).await.unwrap(), 1, "it is sent once");
+    assert_eq!(within(transport.queue_length(queue)).await.unwrap(), 1, "it is sent once");
     let again = within(consumer.settle(&[all])).await.remove(0).unwrap();
     assert_eq!(again, Settled::Lost, "once told, it is not held any more");
+}
+
+/// In every message, and in nothing else that is sent.
+const MARK: &str = r#""task": "test""#;
+
+/// Nothing of ours is left where it is held.
+async fn holds_nothing(server: &RedisServer) {
+    let mut connection = server.connection().await;
+    for key in ["unacked", "unacked_index", "celeriac.leases"] {
+        assert!(!connection.exists::<_, bool>(key).await.unwrap(), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_sweep_claimed_whose_answer_was_lost_comes_before_its_lease_is_over() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let mut last = to("b", "three");
+    last.message.properties.priority = Some(9);
+    publish(&open(&server.url()), &[to("a", "one"), to("a", "two"), last]).await;
+    let transport = open(&relay.url());
+    let consumer = consume(&transport, &["a", "b"]).await;
+    relay.cut_next(Cut::AnswerWith(MARK));
+    let error = within(consumer.receive(5)).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    let mut connection = server.connection().await;
+    assert_eq!(connection.hlen::<_, u32>("unacked").await.unwrap(), 3, "it did happen");
+
+    let came = take(&consumer, 3).await;
+    let mut seen: Vec<_> =
+        came.iter().map(|one| (body(one), one.queue.to_string(), redelivered(one))).collect();
+    seen.sort();
+    let expected = [("one", "a", false), ("three", "b", false), ("two", "a", false)];
+    assert_eq!(seen, expected.map(|(body, queue, again)| (body.to_owned(), queue.to_owned(), again)));
+    for delivery in &came[..2] {
+        settle(&consumer, delivery, Outcome::Ack).await;
+    }
+    // The last goes back to where it came from.
+    within(consumer.close()).await.unwrap();
+    let list = if body(&came[2]) == "three" { "b\x06\x169" } else { "a" };
+    assert_eq!(connection.llen::<_, u32>(list).await.unwrap(), 1);
+    holds_nothing(&server).await;
+}
+
+#[tokio::test]
+async fn what_a_waiting_connection_claimed_whose_answer_was_lost_comes_before_its_lease_is_over() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let (direct, transport) = (open(&server.url()), open(&relay.url()));
+    let consumer = consume(&transport, &["q"]).await;
+    for text in ["first", "second"] {
+        let waiting = tokio::spawn({
+            let consumer = Arc::clone(&consumer);
+            async move { take_patiently(&consumer).await }
+        });
+        let connection = server.connection().await;
+        until(|| {
+            let mut connection = connection.clone();
+            async move { waits(&mut connection).await }
+        })
+        .await;
+        relay.cut_next(Cut::AnswerWith(MARK));
+        publish(&direct, &[to("q", text)]).await;
+        let came = within(waiting).await.unwrap();
+        assert_eq!((body(&came), redelivered(&came)), (text.to_owned(), false));
+        assert!(!relay.is_armed(), "the answer was cut off");
+        settle_patiently(&consumer, &came).await;
+        holds_nothing(&server).await;
+    }
+}
+
+/// Whether somebody is blocked on a list.
+async fn waits(connection: &mut redis::aio::MultiplexedConnection) -> Option<()> {
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(connection).await.unwrap();
+    clients.lines().any(|client| client.contains(" flags=b ")).then_some(())
+}
+
+/// Lets it wait until the server knows, then lets it not claim any more.
+async fn wait_and_pause(server: &RedisServer, consumer: &Arc<dyn celeriac_broker::Consumer>) {
+    let waiting = tokio::spawn({
+        let consumer = Arc::clone(consumer);
+        async move { take_patiently(&consumer).await }
+    });
+    let mut connection = server.connection().await;
+    loop {
+        until(|| {
+            let mut connection = connection.clone();
+            async move { waits(&mut connection).await }
+        })
+        .await;
+        if connection.exists("celeriac.credits").await.unwrap() {
+            break;
+        }
+    }
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    assert!(within(consumer.pause()).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_that_reaches_the_server_after_its_connection_broke_is_found_too() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let transport = open(&relay.url());
+    let consumer = consume(&transport, &["q"]).await;
+    // The server knows the scripts.
+    wait_and_pause(&server, &consumer).await;
+    within(consumer.set_queues(vec![celery_queue("q"), celery_queue("other")])).await.unwrap();
+    relay.cut_next(Cut::Question("\"other\""));
+    let error = within(consumer.receive(2)).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    // By now it has looked, and found nothing.
+    wait_and_pause(&server, &consumer).await;
+    publish(&open(&server.url()), &[to("q", "late")]).await;
+    let mut connection = server.connection().await;
+    until(|| {
+        let mut connection = connection.clone();
+        async move { (connection.llen::<_, u32>("q").await.unwrap() == 1).then_some(()) }
+    })
+    .await;
+    relay.send_what_was_kept().await;
+    assert_eq!(connection.hlen::<_, u32>("unacked").await.unwrap(), 1, "it did happen");
+    let came = take_patiently(&consumer).await;
+    assert_eq!(body(&came), "late");
+    settle_patiently(&consumer, &came).await;
+    holds_nothing(&server).await;
+}
+
+#[tokio::test]
+async fn what_was_moved_for_a_busy_consumer_goes_back_when_its_connection_does() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let consumer = consume(&open(&relay.url()), &["q"]).await;
+    wait_and_pause(&server, &consumer).await;
+    let mut connection = server.connection().await;
+    let names: Vec<String> = connection.zrange("celeriac.workers", 0, -1).await.unwrap();
+    let private = format!("celeriac.claim:{}:q", names[0]);
+    // As a break leaves it between BLMOVE and its script.
+    let _: () = connection.lpush(&private, raw("q", "moved")).await.unwrap();
+    relay.cut_all();
+    until(|| {
+        let mut connection = connection.clone();
+        async move { (connection.llen::<_, u32>("q").await.unwrap() == 1).then_some(()) }
+    })
+    .await;
+    assert!(!connection.exists::<_, bool>(&private).await.unwrap());
+}
+
+/// Cuts come at random moments, so this one looks for what nobody thought of.
+#[tokio::test]
+async fn cut_connections_lose_nothing_and_double_nothing() {
+    const MESSAGES: usize = 400;
+    let mut seed = uuid::Uuid::new_v4().as_u128() as u64 | 1;
+    println!("seed {seed}");
+    let mut random = move |below: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    };
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let direct = open(&server.url());
+    let consumer = consume(&open(&relay.url()), &["a", "b"]).await;
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut sent = 0;
+    while seen.len() < MESSAGES {
+        let count = random(8) as usize + 1;
+        let batch: Vec<_> = (sent..MESSAGES.min(sent + count))
+            .map(|number| to(if random(2) == 0 { "a" } else { "b" }, &number.to_string()))
+            .collect();
+        sent += batch.len();
+        match random(6) {
+            0 => relay.cut_next(Cut::AnswerWith(MARK)),
+            1 => relay.cut_all(),
+            _ => {}
+        }
+        let receiving = tokio::spawn({
+            let (consumer, most) = (Arc::clone(&consumer), random(12) as usize + 1);
+            async move { until(|| async { consumer.receive(most).await.ok() }).await }
+        });
+        if random(2) == 0 {
+            tokio::task::yield_now().await;
+        }
+        publish(&direct, &batch).await;
+        let came = within(receiving).await.unwrap();
+        for delivery in &came {
+            assert!(!redelivered(delivery), "no lease was over");
+            *seen.entry(body(delivery)).or_default() += 1;
+            settle_patiently(&consumer, delivery).await;
+        }
+    }
+    let twice: Vec<_> = seen.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    within(consumer.close()).await.unwrap();
+    holds_nothing(&server).await;
 }

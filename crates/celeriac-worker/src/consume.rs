@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use celeriac_broker::{Consumer, Delivery};
+use celeriac_broker::{Consumer, Delivery, fault_point};
 
 use crate::connect::Backoff;
 use crate::logger;
@@ -45,6 +45,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
                 return;
             }
             Ok(deliveries) => {
+                fault_point!("receive.after");
                 if backoff.failures() > 0 {
                     log::info!(target: logger::CONSUMER, "Connected to {} again.", shared.transport.url());
                     backoff.reset();

@@ -11,10 +11,11 @@ use celeriac_error::{Error, Result};
 use redis::Value;
 use tokio::task::AbortHandle;
 
-use super::core::{Core, Sources, Stage, lock};
+use super::core::{Claimed, Core, Sources, Stage, lock};
 use super::scripts::{ABANDONED, CLAIM};
 use super::settings::QueueOrder;
-use super::{begin, lease, restore, settle, waiting};
+use super::{begin, lease, restore, settle, unanswered, waiting};
+use crate::fault_point;
 use crate::transport::{Consumer, Delivery, DeliveryTag, Outcome, Queue, Settled, Settlement};
 
 /// The most messages of one call of the claiming script: the server does nothing else meanwhile.
@@ -40,6 +41,7 @@ impl RedisConsumer {
         let tasks = vec![
             tokio::spawn(lease::keep(Arc::clone(&core))).abort_handle(),
             tokio::spawn(restore::keep(Arc::clone(&core))).abort_handle(),
+            tokio::spawn(unanswered::keep(Arc::clone(&core))).abort_handle(),
         ];
         Ok(Self { core, turn: tokio::sync::Mutex::new(()), tasks })
     }
@@ -65,6 +67,9 @@ impl Core {
     async fn ask(&self, max: usize) -> Result<()> {
         let _asking = self.asking.lock().await;
         if !self.is_running() || !lock(&self.ready).is_empty() {
+            return Ok(());
+        }
+        if self.unanswered.has_new() && unanswered::look(self).await? {
             return Ok(());
         }
         let max = max.min(MESSAGES_PER_CLAIM);
@@ -108,9 +113,20 @@ impl Core {
         for source in &order {
             call.arg(&source.json);
         }
-        let reply: Vec<Value> = self.link.script(&CLAIM, &call).await?;
+        fault_point!("redis.claim.before");
+        // After this an error says nothing about whether the script ran.
+        self.link.open().await?;
+        let reply: Vec<Value> = match self.link.script(&CLAIM, &call).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                if error.is_transient() {
+                    self.unanswered.add(prefix);
+                }
+                return Err(error);
+            }
+        };
         let mut claimed = Vec::new();
-        let mut taken = 0;
+        let mut taken: usize = 0;
         let mut parts = reply.into_iter();
         while let (Some(place), Some(messages)) = (parts.next(), parts.next()) {
             let (Value::Int(place), Some(messages)) = (place, bulks(messages)) else {
@@ -120,18 +136,25 @@ impl Core {
             if claimed.is_empty() && fair {
                 sources.first.store((first + place % count + 1) % count, Ordering::Relaxed);
             }
-            taken += messages.len();
-            claimed.push((Arc::clone(order[place % count]), place / count, messages));
+            let source = order[place % count];
+            claimed.extend(messages.into_iter().zip(taken + 1..).map(|(raw, number)| Claimed {
+                id: format!("{prefix}{number}").into(),
+                queue: Arc::clone(&source.queue),
+                list: Arc::clone(&source.lists[place / count]),
+                raw,
+            }));
+            taken = claimed.len();
         }
         if taken == 0 {
             self.open_grant(max);
             return Ok(());
         }
+        fault_point!("redis.claim.after");
         self.close_grant();
         if taken == max {
             self.sweep_next();
         }
-        self.accept(&prefix, claimed).await;
+        self.accept(claimed).await;
         Ok(())
     }
 
@@ -160,6 +183,8 @@ impl Core {
         let withdrawn = self.withdraw().await;
         let in_order = waiting::end(self, |_| true).await;
         withdrawn?;
+        // What is not found now comes back after its lease.
+        let _ = unanswered::look(self).await;
         // Nobody was told of these, so nobody else will settle them.
         let untold: Vec<_> = lock(&self.ready).drain(..).map(|delivery| delivery.tag.0).collect();
         let back = settle::hand_back(self, untold).await;

@@ -15,6 +15,7 @@ use super::link::Link;
 use super::routing::Router;
 use super::settings::{QueueOrder, Settings};
 use super::settle;
+use super::unanswered::Unanswered;
 use super::waiting::Waiter;
 use crate::transport::{Delivery, DeliveryTag, ExchangeType, Queue};
 
@@ -40,6 +41,16 @@ pub(super) struct Held {
     pub(super) settling: u32,
     /// A settlement was sent and its answer lost: when the claim is gone, it was that settlement.
     pub(super) unsure: bool,
+}
+
+/// What a claiming script gave us.
+pub(super) struct Claimed {
+    /// Its tag in Redis.
+    pub(super) id: Arc<str>,
+    pub(super) queue: Arc<str>,
+    /// The list it was taken from.
+    pub(super) list: Arc<str>,
+    pub(super) raw: Bytes,
 }
 
 /// One queue that is consumed.
@@ -126,6 +137,7 @@ pub(super) struct Core {
     pub(super) asking: tokio::sync::Mutex<()>,
     pub(super) sources: Mutex<Arc<Sources>>,
     pub(super) waiters: Mutex<Vec<Waiter>>,
+    pub(super) unanswered: Unanswered,
 }
 
 impl Core {
@@ -155,6 +167,7 @@ impl Core {
             asking: tokio::sync::Mutex::new(()),
             sources: Mutex::new(Arc::new(sources)),
             waiters: Mutex::default(),
+            unanswered: Unanswered::default(),
         }
     }
 
@@ -171,7 +184,7 @@ impl Core {
         format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::SeqCst))
     }
 
-    /// How many calls of a claiming script have been numbered; the number is the part of the prefix before its last colon.
+    /// How many calls of a claiming script have been numbered.
     pub(super) fn calls_so_far(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
@@ -206,38 +219,27 @@ impl Core {
         }
     }
 
-    /// Makes deliveries of what a script claimed: the n-th message has the tag `prefix` n, counted from 1.
-    pub(super) async fn accept(&self, prefix: &str, claimed: Vec<(Arc<Source>, usize, Vec<Bytes>)>) {
-        let mut deliveries = Vec::new();
-        let mut number = 0;
-        for (source, step, messages) in claimed {
-            let Some(list) = source.lists.get(step) else { continue };
-            for raw in messages {
-                number += 1;
-                let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
-                let held = Held {
-                    id: format!("{prefix}{number}").into(),
-                    raw: raw.clone(),
-                    list: Arc::clone(list),
-                    queue: Arc::clone(&source.queue),
-                    buried: false,
-                    counted: None,
-                    settling: 0,
-                    unsure: false,
-                };
-                lock(&self.held).insert(tag, held);
-                let message = envelope::decode(&raw);
-                deliveries.push(Delivery {
-                    tag: DeliveryTag(tag),
-                    queue: Arc::clone(&source.queue),
-                    raw,
-                    message,
-                });
-            }
+    /// Makes deliveries of what a script claimed.
+    pub(super) async fn accept(&self, claimed: Vec<Claimed>) {
+        let mut deliveries = Vec::with_capacity(claimed.len());
+        for Claimed { id, queue, list, raw } in claimed {
+            let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
+            let held = Held {
+                id,
+                raw: raw.clone(),
+                list,
+                queue: Arc::clone(&queue),
+                buried: false,
+                counted: None,
+                settling: 0,
+                unsure: false,
+            };
+            lock(&self.held).insert(tag, held);
+            let message = envelope::decode(&raw);
+            deliveries.push(Delivery { tag: DeliveryTag(tag), queue, raw, message });
         }
-        let call = prefix.rsplit(':').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default();
         let tags: Vec<u64> = deliveries.iter().map(|delivery| delivery.tag.0).collect();
-        let lost = lease::doubt(self, call, &tags).await;
+        let lost = lease::doubt(self, &tags).await;
         deliveries.retain(|delivery| !lost.contains(&delivery.tag.0));
         let unreadable: Vec<(u64, String)> = deliveries
             .iter()

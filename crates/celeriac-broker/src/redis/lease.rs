@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::core::{Core, lock};
 use super::scripts::RENEW;
+use crate::fault_point;
 use crate::moment::Moment;
 use crate::transport::DeliveryTag;
 
@@ -130,7 +131,9 @@ async fn ask(core: &Core, claims: &[(u64, Arc<str>)]) -> Result<Vec<u64>> {
     for (_, id) in claims {
         call.arg(&**id);
     }
+    fault_point!("redis.renew.before");
     let places: Vec<usize> = core.link.script(&RENEW, &call).await?;
+    fault_point!("redis.renew.after");
     Ok(places.into_iter().filter_map(|place| Some(claims.get(place)?.0)).collect())
 }
 
@@ -159,13 +162,13 @@ fn tell(core: &Core, lost: &[u64]) {
 
 /// An answer that was under way while the process stood still may come when its claims are others' already: such claims
 /// are renewed before anybody hears of them. Gives those that are lost.
-pub(super) async fn doubt(core: &Core, call: u64, tags: &[u64]) -> HashSet<u64> {
-    if stand(core) && call >= lock(&core.leases.state).doubtful {
-        return HashSet::new();
-    }
+pub(super) async fn doubt(core: &Core, tags: &[u64]) -> HashSet<u64> {
+    let (stands, doubtful) = (stand(core), lock(&core.leases.state).doubtful);
     let claims: Vec<(u64, Arc<str>)> = {
         let held = lock(&core.held);
-        tags.iter().filter_map(|tag| Some((*tag, Arc::clone(&held.get(tag)?.id)))).collect()
+        let ids = tags.iter().filter_map(|tag| Some((*tag, &held.get(tag)?.id)));
+        let claims = ids.filter(|(_, id)| !stands || call_of(id) < doubtful);
+        claims.map(|(tag, id)| (tag, Arc::clone(id))).collect()
     };
     let mut lost = HashSet::new();
     for chunk in claims.chunks(TAGS_PER_SCRIPT) {
@@ -177,4 +180,9 @@ pub(super) async fn doubt(core: &Core, call: u64, tags: &[u64]) -> HashSet<u64> 
         held.remove(tag);
     }
     lost
+}
+
+/// The number of the call in a tag: consumer, call, place.
+fn call_of(id: &str) -> u64 {
+    id.rsplit(':').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }

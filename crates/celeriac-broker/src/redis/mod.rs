@@ -19,6 +19,7 @@ mod routing;
 mod scripts;
 mod settings;
 mod settle;
+mod unanswered;
 mod waiting;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -6,6 +6,9 @@
 --       and for 0 lists: entry of the dead list, milliseconds since 1970, first and last place of the message in the record
 -- Gives how many.
 
+-- So that a server whose memory is full lets us move what is there already.
+redis.call('ZREM', KEYS[3], '')
+
 local now = redis.call('TIME')
 local limit, index = now[1] + now[2] / 1000000, KEYS[3]
 if ARGV[1] == 'kombu' then

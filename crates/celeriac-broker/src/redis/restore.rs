@@ -1,5 +1,10 @@
 //! Puts back what others left: claims whose lease ran out, kombu's claims that are too old, and messages that were moved
 //! for a consumer that is gone.
+//!
+//! Beside it kombu restores too: it WATCHes `unacked`, reads a record, and takes and pushes it in one MULTI, which fails and is
+//! tried again when anybody has written to `unacked` in between. So whatever is taken here is taken in one step by whoever is
+//! first, its mutex need not be ours, and every write to `unacked` that we save is one attempt less for kombu: claims and
+//! settlements are written in batches, and renewing does not touch the hash.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +20,7 @@ use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
 use super::waiting;
 use crate::dead::DeadLetter;
+use crate::fault_point;
 
 /// How often somebody looks for leases that ran out.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -101,6 +107,7 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
     let began = Instant::now();
     while began.elapsed() < TURN {
         let mut call = EXPIRED.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
+        fault_point!("redis.restore.before");
         call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND).arg(BYTES_PER_ROUND).arg(LOOKS_PER_ROUND);
         let mut reply: Vec<Value> = core.link.script(&EXPIRED, &call).await?;
         let more = reply.first() == Some(&Value::Int(1));
@@ -111,6 +118,7 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             }
             return Ok(());
         }
+        fault_point!("redis.restore.listed");
         let mut places = vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()];
         places.extend(keys.dead_list());
         let mut call = RESTORE.call(&places);
@@ -121,6 +129,7 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             add(core, whose, &mut queues, &mut call, &pair[0], &pair[1]).await?;
         }
         let restored: usize = core.link.script(&RESTORE, &call).await?;
+        fault_point!("redis.restore.after");
         if !more || restored == 0 {
             return Ok(());
         }

@@ -13,6 +13,7 @@ use super::publish::{self, again};
 use super::routing::Destination;
 use super::scripts::SETTLE;
 use crate::dead::DeadLetter;
+use crate::fault_point;
 use crate::redis_result::lifetime_ms;
 use crate::transport::{InlineStore, Outcome, Settled, Settlement};
 
@@ -202,7 +203,9 @@ pub(super) async fn bury(core: &Core, unreadable: &[(u64, String)]) {
         .iter()
         .map(|(tag, detail)| only(*tag, Outcome::Dead { reason: "malformed", detail: detail.clone() }))
         .collect();
+    fault_point!("redis.bury.before");
     let results = ask(core, &batch).await;
+    fault_point!("redis.bury.after");
     let mut all = lock(&core.held);
     for ((tag, mut held), result) in held.into_iter().zip(results) {
         if let Ok((Settled::Done, Some(id))) = result {

@@ -18,9 +18,10 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::consumer::bulks;
-use super::core::{Core, Grant, Source, Sources, lock};
+use super::core::{Claimed, Core, Grant, Source, Sources, lock};
 use super::link::{connect, explain, limited};
 use super::scripts::{self, WAKE};
+use crate::fault_point;
 
 /// The most connections that wait.
 const CONNECTIONS: usize = 16;
@@ -91,7 +92,6 @@ pub(super) async fn arrange(core: &Arc<Core>) {
         let control = Arc::new(Control::default());
         let waiting = Waiting {
             core: Arc::clone(core),
-            step: source.lists.iter().position(|other| *other == list).unwrap_or_default(),
             source,
             list: Arc::clone(&list),
             control: Arc::clone(&control),
@@ -139,7 +139,6 @@ pub(super) async fn end(core: &Core, which: impl Fn(&str) -> bool) -> bool {
 struct Waiting {
     core: Arc<Core>,
     source: Arc<Source>,
-    step: usize,
     list: Arc<str>,
     control: Arc<Control>,
 }
@@ -148,18 +147,25 @@ struct Waiting {
 enum Woken {
     Nothing,
     PutBack,
-    Claimed { prefix: String, messages: Vec<bytes::Bytes> },
+    Claimed(Vec<Claimed>),
 }
 
 impl Waiting {
     async fn run(self, mut grants: watch::Receiver<Grant>) {
         let mut connection = None;
+        // A connection broke: what was moved for us may lie in the private list. We look at it as soon as we can, and not
+        // only when somebody waits.
+        let mut broke = false;
         // The last grant that somebody has used.
         let mut spent = 0;
         loop {
-            let granted = tokio::select! {
-                () = self.control.end.notified() => None,
-                grant = grants.wait_for(|grant| grant.credit > 0 && grant.number > spent) => grant.ok().map(|grant| *grant),
+            let granted = if broke {
+                Some(*grants.borrow())
+            } else {
+                tokio::select! {
+                    () = self.control.end.notified() => None,
+                    grant = grants.wait_for(|grant| grant.credit > 0 && grant.number > spent) => grant.ok().map(|grant| *grant),
+                }
             };
             let (Some(grant), false) = (granted, self.control.ended.load(Ordering::SeqCst)) else { return };
             let woken = match connection.as_mut() {
@@ -170,8 +176,16 @@ impl Waiting {
                     }
                     Err(error) => Err(error),
                 },
-                Some(connection) => limited(BLOCK + OVERDUE, self.wait(connection)).await,
+                Some(connection) => {
+                    let prefix = self.core.next_call();
+                    let woken = limited(BLOCK + OVERDUE, self.wait(connection, &prefix, !broke)).await;
+                    if woken.is_err() {
+                        self.core.unanswered.add(prefix);
+                    }
+                    woken
+                }
             };
+            broke = woken.is_err();
             match woken {
                 Ok(Woken::Nothing) => {}
                 Ok(Woken::PutBack) => {
@@ -179,16 +193,15 @@ impl Waiting {
                     self.core.sweep_next();
                     self.doubt(grant.number).await;
                 }
-                Ok(Woken::Claimed { prefix, messages }) => {
+                Ok(Woken::Claimed(messages)) => {
                     spent = grant.number;
                     if messages.len() >= self.core.close_grant() {
                         self.core.sweep_next();
                     }
-                    self.core.accept(&prefix, vec![(Arc::clone(&self.source), self.step, messages)]).await;
+                    self.core.accept(messages).await;
                 }
                 Err(error) => {
                     connection = None;
-                    self.control.client.store(0, Ordering::SeqCst);
                     self.control.broke.store(true, Ordering::SeqCst);
                     self.core.fail(explain(&self.core.settings.url, &error));
                     let _ = tokio::time::timeout(RETRY, self.control.end.notified()).await;
@@ -220,14 +233,26 @@ impl Waiting {
             Ok(client)
         };
         let client = limited(self.core.settings.response_timeout, prepare).await?;
-        self.control.client.store(client, Ordering::SeqCst);
+        let before = self.control.client.swap(client, Ordering::SeqCst);
+        if before != 0 {
+            // The server may not know yet that our connection broke, and still move a message for it. Where this is
+            // refused, BLMOVE's end and the script after the next one set it right.
+            let mut end = redis::cmd("CLIENT");
+            end.arg("KILL").arg("ID").arg(before);
+            let _ = limited(self.core.settings.response_timeout, end.exec_async(&mut connection)).await;
+        }
         Ok(connection)
     }
 
-    async fn wait(&self, connection: &mut MultiplexedConnection) -> RedisResult<Woken> {
+    /// Waits for a message, or only looks whether one was moved for us already.
+    async fn wait(
+        &self,
+        connection: &mut MultiplexedConnection,
+        prefix: &str,
+        blocks: bool,
+    ) -> RedisResult<Woken> {
         let (core, keys) = (&self.core, &self.core.settings.keys);
         let private = keys.private_list(&core.name, &self.list);
-        let prefix = core.next_call();
         let mut call = WAKE.call(&[
             private.as_str(),
             &self.list,
@@ -236,23 +261,42 @@ impl Waiting {
             &keys.leases(),
             &keys.credits(),
         ]);
-        call.arg(&core.name).arg(&prefix).arg(core.lease_ms()).arg(&self.source.json);
-        let mut both = redis::pipe();
-        both.ignore_errors();
-        both.cmd("BLMOVE").arg(&*self.list).arg(&private).arg("RIGHT").arg("LEFT").arg(BLOCK.as_secs());
-        both.add_command(call.clone());
-        let (moved, woken): (RedisResult<Value>, RedisResult<Value>) = both.query_async(connection).await?;
-        moved?;
+        call.arg(&core.name).arg(prefix).arg(core.lease_ms()).arg(&self.source.json);
+        fault_point!("redis.wake.before");
+        let woken: RedisResult<Value> = if blocks {
+            let mut both = redis::pipe();
+            both.ignore_errors();
+            both.cmd("BLMOVE").arg(&*self.list).arg(&private).arg("RIGHT").arg("LEFT").arg(BLOCK.as_secs());
+            both.add_command(call.clone());
+            let (moved, woken): (RedisResult<Value>, RedisResult<Value>) =
+                both.query_async(connection).await?;
+            moved?;
+            woken
+        } else {
+            call.query_async(connection).await
+        };
         let woken = match woken {
             // The message lies in the private list: it must not wait for the next one.
-            Err(error) if scripts::is_missing(&error) => WAKE.run(connection, &call).await?,
+            Err(error) if scripts::is_missing(&error) => {
+                fault_point!("redis.wake.moved");
+                WAKE.run(connection, &call).await?
+            }
             woken => woken?,
         };
         match woken {
             Value::Int(_) => Ok(Woken::PutBack),
             other => match bulks(other) {
                 Some(messages) if messages.is_empty() => Ok(Woken::Nothing),
-                Some(messages) => Ok(Woken::Claimed { prefix, messages }),
+                Some(messages) => {
+                    fault_point!("redis.wake.after");
+                    let claimed = messages.into_iter().zip(1..).map(|(raw, number)| Claimed {
+                        id: format!("{prefix}{number}").into(),
+                        queue: Arc::clone(&self.source.queue),
+                        list: Arc::clone(&self.list),
+                        raw,
+                    });
+                    Ok(Woken::Claimed(claimed.collect()))
+                }
                 None => Ok(Woken::Nothing),
             },
         }

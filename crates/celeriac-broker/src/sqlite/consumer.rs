@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::engine::{Engine, Renewal, Request};
 use super::session::{Claimed, Held, Outgoing, Session};
 use super::{outgoing, unroutable};
+use crate::fault_point;
 use crate::moment::Moment;
 use crate::transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement,
@@ -267,6 +268,7 @@ fn settle_one(session: &mut Session, due: &Due) -> rusqlite::Result<Outcomes> {
         Outcome::Abandon => session.give_back(held, true)?,
         Outcome::Dead { reason, detail } => session.bury(held, reason, detail)?,
     }
+    fault_point!("sqlite.settle.written");
     Ok(Outcomes::Done)
 }
 

@@ -14,6 +14,7 @@ use super::schema::Statements;
 use super::session::{Claimed, Session, set_busy_deadline};
 use super::subscription::Listener;
 use super::watch::Watch;
+use crate::fault_point;
 
 /// The most requests that share a transaction: it bounds how long other processes wait for the lock.
 const MOST_TOGETHER: usize = 512;
@@ -254,6 +255,7 @@ impl Thread {
                     job.finish(Ok(()));
                 }
                 for (consumer, holder, claimed) in claims {
+                    fault_point!("sqlite.claim.after");
                     consumer.hand_over(holder, claimed);
                 }
                 self.waiting.retain(|consumer| consumer.is_waiting());
@@ -331,8 +333,10 @@ impl Thread {
             if may_find || changed || session.has_put {
                 for consumer in &self.waiting {
                     let Some((holder, queues, max)) = consumer.wanted() else { continue };
+                    fault_point!("sqlite.claim.before");
                     let claimed = session.claim(holder, &queues, max)?;
                     if !claimed.is_empty() {
+                        fault_point!("sqlite.claim.written");
                         claims.push((Arc::clone(consumer), holder, claimed));
                     }
                 }
@@ -367,6 +371,7 @@ impl Thread {
             let succeeded = self.attempt(|thread| {
                 thread.session()?;
                 let Some(session) = &mut thread.session else { return Ok(()) };
+                fault_point!("sqlite.renew.before");
                 session.begin()?;
                 let mut renewed = Vec::new();
                 for consumer in thread.consumers.iter().filter(|consumer| is_due(consumer)) {
@@ -375,7 +380,9 @@ impl Thread {
                 for listener in thread.listeners.iter().filter(|listener| listener.renewal.due() <= now) {
                     listener.renew(session)?;
                 }
+                fault_point!("sqlite.renew.written");
                 session.commit()?;
+                fault_point!("sqlite.renew.after");
                 for (consumer, renewed) in &renewed {
                     consumer.renewed(renewed);
                 }
@@ -412,12 +419,15 @@ impl Thread {
         if session.expired_holders()?.is_empty() {
             return Ok(());
         }
+        fault_point!("sqlite.restore.before");
         session.begin()?;
         session.has_put = false;
         for holder in session.expired_holders()? {
             session.end_holder(holder)?;
         }
+        fault_point!("sqlite.restore.written");
         session.commit()?;
+        fault_point!("sqlite.restore.after");
         if session.has_put {
             self.seen_version = None;
             self.next_look = Instant::now();

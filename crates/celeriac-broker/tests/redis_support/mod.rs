@@ -1,6 +1,8 @@
 //! What the tests of single transports share.
 // Each file of tests uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+pub mod relay;
 
 use std::future::Future;
 use std::sync::Arc;
