@@ -279,14 +279,13 @@ fn encoded_in(record: &str, text: &str) -> bool {
 async fn a_consumer_is_told_what_it_lost() {
     let server = RedisServer::start().await;
     let subject = celeriac_testkit::transport_contract::Subject::new(server.url());
+    let server = &server;
     celeriac_testkit::transport_contract::a_consumer_is_told_what_it_lost(&subject, |text| async move {
         let mut connection = server.connection().await;
         let records: Vec<String> = connection.hvals("unacked").await.unwrap();
         let queue: String =
             serde_json::from_str(records[0].rsplit_once(", ").unwrap().1.trim_end_matches(']')).unwrap();
         take_away(connection, &queue, text).await;
-        // Until the contract has ended.
-        std::mem::forget(server);
     })
     .await;
 }
@@ -602,6 +601,59 @@ async fn ten_thousand_leases_that_ran_out_at_once_all_come_back_and_stale_ones_a
     came.sort_unstable();
     assert!(came.into_iter().eq(0..CLAIMS), "each once");
     assert_eq!(connection.zcard::<_, usize>("celeriac.leases").await.unwrap(), CLAIMS, "what we hold now");
+}
+
+/// Keeps what is logged.
+struct Lines(std::sync::Mutex<Vec<(String, String)>>);
+
+static LINES: Lines = Lines(std::sync::Mutex::new(Vec::new()));
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push((record.target().to_owned(), record.args().to_string()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[tokio::test]
+async fn what_restorers_put_into_the_dead_list_has_one_line_in_the_log() {
+    log::set_logger(&LINES).unwrap();
+    log::set_max_level(log::LevelFilter::Error);
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let transports: Vec<_> = (0..4).map(|_| open(&server.url())).collect();
+    let mut consumers = Vec::new();
+    for transport in &transports {
+        consumers.push(consume(transport, &["elsewhere"]).await);
+    }
+    for number in 0..50 {
+        let (tag, record) = (format!("tag-{number}"), format!("[{{left {number}-}}, \"\", \"the queue\"]"));
+        let mut claim = redis::pipe();
+        claim.atomic().hset("unacked", &tag, record).zadd("unacked_index", &tag, 1).zadd(
+            "celeriac.leases",
+            &tag,
+            1,
+        );
+        let _: () = claim.query_async(&mut connection).await.unwrap();
+    }
+    let lines = until(|| async {
+        let lines = LINES.0.lock().unwrap().clone();
+        let ours: Vec<_> = lines.into_iter().filter(|(_, line)| line.contains("the queue")).collect();
+        (ours.len() >= 50).then_some(ours)
+    })
+    .await;
+    assert_eq!(lines.len(), 50);
+    for number in 0..50 {
+        let start = format!("It begins with \"{{left {number}-}}\"");
+        assert_eq!(lines.iter().filter(|(_, line)| line.contains(&start)).count(), 1, "{start}");
+    }
+    assert!(lines.iter().all(|(target, _)| target == "celery.worker.consumer"));
+    assert_eq!(within(transports[0].dead_count()).await.unwrap(), 50);
 }
 
 #[tokio::test]

@@ -12,11 +12,12 @@ use tokio::sync::{Notify, watch};
 
 use super::lease::{self, Leases};
 use super::link::Link;
+use super::listener::Listener;
 use super::routing::Router;
 use super::settings::{QueueOrder, Settings};
 use super::settle;
 use super::unanswered::Unanswered;
-use super::waiting::Waiter;
+use super::waiting::{Plan, Waiter};
 use crate::transport::{Delivery, DeliveryTag, ExchangeType, Queue};
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -67,6 +68,8 @@ pub(super) struct Sources {
     pub(super) queues: Vec<Arc<Source>>,
     /// The queue that a sweep begins with.
     pub(super) first: AtomicUsize,
+    /// How it waits for their messages.
+    pub(super) plan: Plan,
 }
 
 impl Sources {
@@ -93,7 +96,8 @@ impl Sources {
                 lists: settings.keys.lists(name).into_iter().map(Arc::from).collect(),
             })
         };
-        Ok(Self { queues: names.into_iter().map(source).collect(), first: AtomicUsize::new(0) })
+        let queues: Vec<_> = names.into_iter().map(source).collect();
+        Ok(Self { plan: Plan::new(settings, &queues), queues, first: AtomicUsize::new(0) })
     }
 }
 
@@ -137,6 +141,7 @@ pub(super) struct Core {
     pub(super) asking: tokio::sync::Mutex<()>,
     pub(super) sources: Mutex<Arc<Sources>>,
     pub(super) waiters: Mutex<Vec<Waiter>>,
+    pub(super) listener: Mutex<Option<Listener>>,
     pub(super) unanswered: Unanswered,
 }
 
@@ -167,6 +172,7 @@ impl Core {
             asking: tokio::sync::Mutex::new(()),
             sources: Mutex::new(Arc::new(sources)),
             waiters: Mutex::default(),
+            listener: Mutex::default(),
             unanswered: Unanswered::default(),
         }
     }
@@ -219,7 +225,7 @@ impl Core {
         }
     }
 
-    /// Makes deliveries of what a script claimed.
+    /// Makes deliveries of what scripts claimed.
     pub(super) async fn accept(&self, claimed: Vec<Claimed>) {
         let mut deliveries = Vec::with_capacity(claimed.len());
         for Claimed { id, queue, list, raw } in claimed {
@@ -257,4 +263,9 @@ impl Core {
         let count = ready.len().min(max);
         ready.drain(..count).collect()
     }
+}
+
+/// The number of the call that made a tag: see [`Core::next_call`].
+pub(super) fn call_number(id: &str) -> u64 {
+    id.rsplit(':').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }

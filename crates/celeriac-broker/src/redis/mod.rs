@@ -12,6 +12,7 @@ mod fanout;
 mod keys;
 mod lease;
 mod link;
+mod listener;
 mod publish;
 mod record;
 mod restore;

@@ -28,6 +28,10 @@ pub(super) static RESTORE: LazyLock<Script> =
 pub(super) static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("replay.lua")));
 pub(super) static DROP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("drop.lua")));
 pub(super) static ABANDONED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("abandoned.lua")));
+pub(super) static RUNG: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&format!("{BURY}{MALFORMED}{}", include_str!("rung.lua"))));
+pub(super) static RING: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("ring.lua")));
+pub(super) static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("turn.lua")));
 pub(super) static FOUND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("found.lua")));
 pub(super) static BIND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("bind.lua")));
 
