@@ -6,6 +6,16 @@ export type { SettingsInput } from './lib/config/settings.ts'
 export type * from './lib/config/types.ts'
 export type { RevokeOptions } from './lib/control.ts'
 export { currentTask } from './lib/current-task.ts'
+export type {
+  DeadLetter,
+  DeadLetterFilter,
+  DeadLetterListOptions,
+  DeadLetterReason,
+  DeadLetters,
+  ReplayOptions,
+  WholeDeadLetter,
+} from './lib/dead-letters.ts'
+export type { DeadMessage } from './lib/dead-message.ts'
 export {
   CeleriacError,
   type CeleriacErrorCode,
@@ -20,6 +30,7 @@ export {
   TaskError,
   TaskRevokedError,
   TimeoutError,
+  WorkerLostError,
 } from './lib/errors.ts'
 export { getTaskLogger } from './lib/log/logger.ts'
 export type { DeliveryInfo, Request, SignatureDict } from './lib/request.ts'

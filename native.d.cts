@@ -32,6 +32,14 @@ export declare class NativeBroker {
   purge(queue: string): Promise<number>
   /** The dead list, oldest first. */
   deadLetters(offset: number, limit: number): Promise<Array<NativeDeadLetter>>
+  /** How many messages the dead list has. */
+  deadCount(): Promise<number>
+  /** One message of the dead list with its original bytes; null when it is not there. */
+  deadLetter(id: string): Promise<NativeDeadLetter | undefined | null>
+  /** Moves messages from the dead list back to their queues, or to `queue`; says of each whether it was there. */
+  replayDead(ids: Array<string>, queue?: string | null): Promise<Array<boolean>>
+  /** Removes messages from the dead list for good; says of each whether it was there. */
+  dropDead(ids: Array<string>): Promise<Array<boolean>>
   /** What the transport can do. */
   features(): NativeFeatures
   /** Settles what waits in the buffer, one way or the other, then closes. */
@@ -74,16 +82,22 @@ export declare class NativeWorker {
    * that was delivered is settled. Items:
    * - a task: `[tag, name, id, args, kwargs, tagged, request]`, where `tagged` says that there are tags to revive,
    *   and `request` holds what differs from the default;
+   * - a task that was handed out before, whose begin is counted: `["redelivered", task]`; see `begin`;
    * - a revoke of tasks that may be running: `["revoke", [ids], terminate, signal]`;
    * - a request to stop: `["shutdown"]`.
    */
   next(): Promise<string | null>
+  /**
+   * To be called before the body of a redelivered task begins: how often it has begun, this time included; 0 when it is not
+   * to be run, because it is no longer ours. The body has to begin in the same turn of the event loop.
+   */
+  begin(tag: number): Promise<number>
   /** A sign of life of this event loop, to be given about once a second. */
   beat(): void
   /**
    * Settles deliveries; appends and returns. Lines, each a JSON array
    * `[tag, outcome, state, result, traceback, children, publish]`: outcome 0 ack, 1 reject without requeue, 2 requeue
-   * marked as redelivered, 3 requeue unmarked; state null stores nothing; publish null or an array of
+   * marked as redelivered, 3 requeue unmarked, 4 to the dead list as poison; state null stores nothing; publish null or an array of
    * `[route, taskId, args, kwargs, options]`.
    */
   settle(batch: string): void
@@ -120,14 +134,21 @@ export interface NativeBrokerOptions {
   replyTo: string
 }
 
-/** A message in the dead list. */
+/** What is known of a message in the dead list. */
 export interface NativeDeadLetter {
   id: string
+  /** Empty when it is not known. */
   queue: string
   reason: string
   detail: string
+  /** Where the message says one. */
+  task?: string
+  taskId?: string
   atMs: number
-  raw: Buffer
+  /** In bytes. */
+  size: number
+  /** The original bytes; only when one message is asked for. */
+  raw?: Buffer
 }
 
 /** An exchange; the default one has an empty name. */
@@ -244,6 +265,8 @@ export interface NativeWorkerOptions {
   leaseMs: number
   /** null is for ever */
   leaseMaxHoldMs: number | null
+  /** How often the body of one message may begin although its worker was lost each time; null is without end. */
+  maxDeliveries: number | null
   unknownTaskRequeues: number
   /** MIME types */
   acceptContent: Array<string>

@@ -25,6 +25,7 @@ export default defineConfig({
       project('package', 120, 2),
       project('conformance', 60, 3),
       project('interop', 120, 4),
+      project('reliability', 300, 3),
     ],
   },
 })

@@ -10,6 +10,7 @@ import { resolveBroker } from './config/resolve.ts'
 import type { SettingsInput } from './config/settings.ts'
 import { Control } from './control.ts'
 import { currentTask, currentWorkerTask } from './current-task.ts'
+import { DeadLetters } from './dead-letters.ts'
 import { CeleriacError, NotRegistered } from './errors.ts'
 import { rethrown } from './native.ts'
 import { MessagePreparer, type PreparedMessage } from './prepare.ts'
@@ -53,6 +54,8 @@ export class Celery {
   /** The connection to the broker, opened on first use. */
   readonly broker: BrokerConnection
   readonly control = new Control(this)
+  /** Messages that no worker could handle. */
+  readonly deadLetters: DeadLetters
   readonly [APP_BRAND] = true
   readonly #preparer: MessagePreparer
   #backend: ResultStore | undefined
@@ -68,6 +71,7 @@ export class Celery {
     if (broker !== undefined) this.conf.update({ brokerUrl: broker })
     if (backend !== undefined) this.conf.update({ resultBackend: backend })
     this.broker = new BrokerConnection(() => this.#brokerOptions())
+    this.deadLetters = new DeadLetters(this.broker)
     this.#preparer = new MessagePreparer(this.conf, this.broker)
     joinApps(this)
   }

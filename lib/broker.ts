@@ -97,9 +97,29 @@ export class BrokerConnection {
     return callAsync('broker.purge', () => this.native.purge(queue))
   }
 
-  /** Messages that no worker could run, oldest first. */
+  /** Messages that no worker could run, oldest first, without their bytes. */
   deadLetters(offset: number, limit: number): Promise<NativeDeadLetter[]> {
     return callAsync('broker.deadLetters', () => this.native.deadLetters(offset, limit))
+  }
+
+  /** How many of them there are. */
+  deadCount(): Promise<number> {
+    return callAsync('broker.deadCount', () => this.native.deadCount())
+  }
+
+  /** One of them with its original bytes; null when it is not there (any more). */
+  async deadLetter(id: string): Promise<NativeDeadLetter | null> {
+    return (await callAsync('broker.deadLetter', () => this.native.deadLetter(id))) ?? null
+  }
+
+  /** Moves them back to the end of their queues, or of `queue`; says of each whether it was there. */
+  replayDead(ids: string[], queue: string | null): Promise<boolean[]> {
+    return callAsync('broker.replayDead', () => this.native.replayDead(ids, queue))
+  }
+
+  /** Removes them for good; says of each whether it was there. */
+  dropDead(ids: string[]): Promise<boolean[]> {
+    return callAsync('broker.dropDead', () => this.native.dropDead(ids))
   }
 
   /** What this broker can do. */

@@ -48,6 +48,7 @@ const CORE_CODES = [
 /** The codes of errors that arise in TypeScript. */
 const LIBRARY_CODES = [
   'ERR_CELERIAC_APP_NOT_FOUND',
+  'ERR_CELERIAC_DEAD_LETTER_NOT_FOUND',
   'ERR_CELERIAC_DUPLICATE_TASK',
   'ERR_CELERIAC_INVALID_SETTING',
   'ERR_CELERIAC_MAX_RETRIES_EXCEEDED',
@@ -62,6 +63,7 @@ const LIBRARY_CODES = [
   'ERR_CELERIAC_TASK_REVOKED',
   'ERR_CELERIAC_TIMEOUT',
   'ERR_CELERIAC_UNKNOWN_SETTING',
+  'ERR_CELERIAC_WORKER_LOST',
 ] as const
 
 /** The codes of the Rust core, sorted. */
@@ -104,6 +106,18 @@ export class NotRegistered extends CeleriacError {
 
   constructor(taskName: string, options?: ErrorOptions) {
     super('ERR_CELERIAC_NOT_REGISTERED', taskName, options)
+  }
+}
+
+/** The worker of a task was lost each time that it ran (`billiard.exceptions.WorkerLostError`). */
+export class WorkerLostError extends CeleriacError {
+  override readonly name: string = 'WorkerLostError'
+
+  constructor(maxDeliveries: number) {
+    super(
+      'ERR_CELERIAC_WORKER_LOST',
+      `its worker was lost each time that the task ran; it is not run again, because maxDeliveries is ${maxDeliveries}`,
+    )
   }
 }
 

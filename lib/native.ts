@@ -92,9 +92,9 @@ export function setNativeLogger(level: string, write: (records: NativeLogRecord[
   call('setLogger', () => native().setLogger(level, write))
 }
 
-/** How Python prints the value of a JSON text, as Celery prints results in its log. */
-export function pythonRepr(json: string, maxLength: number): string {
-  return call('pythonRepr', () => native().pythonRepr(json, false, maxLength))
+/** How Python prints the value of a JSON text, as Celery prints results in its log; `tuple` takes an array for a tuple. */
+export function pythonRepr(json: string, maxLength: number, tuple: boolean = false): string {
+  return call('pythonRepr', () => native().pythonRepr(json, tuple, maxLength))
 }
 
 /**

@@ -1,7 +1,7 @@
 // `npm test`: installs and builds what is missing, runs every suite, and ends with one line of counts.
 //
 //   npm test                      everything
-//   npm test -- --only unit       one suite: lint, rust, unit, package, conformance, interop, parity (several with commas)
+//   npm test -- --only unit       one suite: lint, rust, unit, package, conformance, interop, reliability, parity (several with commas)
 //
 // test-results/ holds what each suite found, test by test.
 
@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util'
 import {
   Problem,
   build,
+  buildTestAids,
   environment,
   installPackages,
   pythonWithCelery,
@@ -26,7 +27,7 @@ import { parseCargoTests } from './support/cargo-tests.mjs'
 const results = join(root, 'test-results')
 const { values } = parseArgs({ options: { only: { type: 'string' } } })
 const only = values.only?.split(',')
-const VITEST_PROJECTS = ['unit', 'package', 'conformance', 'interop']
+const VITEST_PROJECTS = ['unit', 'package', 'conformance', 'interop', 'reliability']
 const SUITES = ['lint', 'rust', ...VITEST_PROJECTS, 'parity']
 const unknown = only?.filter((name) => !SUITES.includes(name)) ?? []
 if (unknown.length > 0) {
@@ -125,8 +126,9 @@ async function main() {
   const redis = await redisServer()
   const env = { CELERIAC_REDIS_SERVER: redis }
   Object.assign(environment, env)
-  if (['interop', 'package'].some(wanted)) env.CELERIAC_PYTHON = await pythonWithCelery()
+  if (['interop', 'package', 'reliability'].some(wanted)) env.CELERIAC_PYTHON = await pythonWithCelery()
   if (only === undefined || only.some((name) => !['rust', 'parity'].includes(name))) await build()
+  if (wanted('reliability')) Object.assign(env, await buildTestAids())
   if (wanted('lint')) await timed('lint', async () => countTests(await lint()))
   if (wanted('rust')) await timed('rust', rust)
   for (const project of VITEST_PROJECTS) {

@@ -64,12 +64,9 @@ test('on SIGQUIT a worker hands back what it runs at once', async () => {
   await worker.end('SIGQUIT')
   expect(await nodes.app.broker.queueLength('cold_quit')).toBe(results.length)
   const next = await nodes.nodeWorker({ queues: 'cold_quit' })
-  await nodes.ledger.until(30, 'all six tasks again', (lines) => {
-    const begun = new Set(
-      lines.filter((line) => line.endsWith(` ${next.child.pid}`)).map((line) => line.split(' ')[1]),
-    )
-    return results.every(({ id }) => begun.has(id))
-  })
+  await nodes.ledger.until(30, 'all six tasks again', () =>
+    results.every(({ id }) => nodes.ledger.runsOf(id).some((run) => run.process === next.child.pid)),
+  )
   await next.end('SIGKILL')
 })
 
@@ -83,8 +80,8 @@ test('a task with early acks is not run again when its worker is killed, one wit
   })
   await first.end('SIGKILL')
   const second = await nodes.nodeWorker({ queues: 'acks', env })
-  await nodes.ledger.until(30, 'the late one again', (lines) =>
-    lines.includes(`begin ${late.id} ${second.child.pid}`),
+  await nodes.ledger.until(30, 'the late one again', () =>
+    nodes.ledger.runsOf(late.id).some((run) => run.process === second.child.pid),
   )
   expect(nodes.ledger.after('begin').filter((line) => line.startsWith(early.id))).toHaveLength(1)
   await second.end('SIGKILL')

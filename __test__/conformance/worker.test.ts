@@ -95,7 +95,7 @@ describe('outcomes', () => {
     const result = await nodes.app.sendTask('node.reject', [], { queue })
     await expect(result.get({ timeout: 30 })).rejects.toMatchObject({ type: 'Reject' })
     const dead = await nodes.app.broker.deadLetters(0, 1000)
-    expect(dead.filter(({ raw }) => raw.toString().includes(result.id)).map(({ reason }) => reason)).toEqual([
+    expect(dead.filter(({ taskId }) => taskId === result.id).map(({ reason }) => reason)).toEqual([
       'rejected',
     ])
   })
@@ -157,7 +157,7 @@ describe('outcomes', () => {
     const result = await nodes.app.sendTask('node.missing', [1], { queue })
     await expect(result.get({ timeout: 30 })).rejects.toMatchObject({ type: 'NotRegistered' })
     const dead = await nodes.app.broker.deadLetters(0, 1000)
-    const ours = dead.filter(({ raw }) => raw.toString().includes(result.id))
+    const ours = dead.filter(({ taskId }) => taskId === result.id)
     expect(ours.map((letter) => [letter.reason, letter.queue])).toEqual([['unknown-task', queue]])
   })
 })

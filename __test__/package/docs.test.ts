@@ -5,7 +5,14 @@ import { promisify } from 'node:util'
 import { describe, expect, test } from 'vitest'
 
 const root = join(import.meta.dirname, '..', '..')
-const markdown = ['', 'docs', 'docs/decisions', 'examples/quick-start', 'examples/with-python']
+const markdown = [
+  '',
+  'docs',
+  'docs/decisions',
+  'examples/dead-list',
+  'examples/quick-start',
+  'examples/with-python',
+]
   .flatMap((folder) => readdirSync(join(root, folder)).map((name) => join(folder, name)))
   .filter((name) => name.endsWith('.md'))
 

@@ -2,12 +2,28 @@
 
 import { join } from 'node:path'
 import { Celery, type CeleryOptions } from 'celeriac'
+import type { TestBroker } from './brokers.ts'
 import { Ledger } from './ledger.ts'
 import { type PythonApp, pythonApp, type Running, startWorker } from './processes.ts'
 import { pythonTasks } from './python-tasks.ts'
 
 /** The tasks of our workers. */
 export const nodeTasks = join(import.meta.dirname, 'apps', 'tasks.ts')
+
+export interface NodeWorkerOptions {
+  /** Names, with commas. Default `node`. */
+  queues?: string
+  args?: string[]
+  env?: Record<string, string>
+  /** Settings of the worker's app, on top of those of the fleet. */
+  settings?: CeleryOptions
+}
+
+export interface PythonWorkerOptions {
+  /** Names, with commas. Default `python`. */
+  queues?: string
+  args?: string[]
+}
 
 export interface Fleet {
   /** What the tasks did. */
@@ -16,28 +32,50 @@ export interface Fleet {
   app: Celery
   /** A client of Python's, and its workers. */
   python: PythonApp
-  /** Starts a worker of ours that takes from these queues (`node` unless named). */
-  nodeWorker(options?: { queues?: string; args?: string[]; env?: Record<string, string> }): Promise<Running>
-  /** Starts a worker of Python's that takes from these queues (`python` unless named). */
-  pythonWorker(options?: { queues?: string; args?: string[] }): Promise<Running>
+  /** Starts a worker of ours. */
+  nodeWorker(options?: NodeWorkerOptions): Promise<Running>
+  /** Starts a worker of Python's: one task at a time, unless `args` say otherwise. */
+  pythonWorker(options?: PythonWorkerOptions): Promise<Running>
   /** Ends every worker and the client. */
   stop(): Promise<void>
 }
 
+export interface FleetOptions {
+  /** Settings of the client. */
+  settings?: CeleryOptions
+  /** Settings of our workers. */
+  node?: CeleryOptions
+  /** Settings of Python's workers and client, in Python's names. */
+  python?: Record<string, unknown>
+}
+
 /** A broker and a result backend with nobody on them yet. */
-export function fleet(broker: string, backend: string, settings: CeleryOptions = {}): Fleet {
+export function fleet(broker: TestBroker, options?: FleetOptions): Fleet
+export function fleet(broker: string, backend: string, settings?: CeleryOptions): Fleet
+export function fleet(
+  broker: TestBroker | string,
+  second?: FleetOptions | string,
+  settings?: CeleryOptions,
+): Fleet {
+  if (typeof broker !== 'string') return makeFleet(broker.url, broker.backend, second as FleetOptions)
+  return makeFleet(broker, second as string, settings === undefined ? {} : { settings })
+}
+
+function makeFleet(broker: string, backend: string, options: FleetOptions = {}): Fleet {
   const ledger = new Ledger()
-  const app = new Celery('client', { broker, backend, ...settings })
-  const python = pythonApp(broker, backend, pythonTasks, { LEDGER: ledger.path })
+  const app = new Celery('client', { broker, backend, ...options.settings })
+  const env = { LEDGER: ledger.path }
+  const python = pythonApp(broker, backend, pythonTasks, { env, settings: options.python ?? {} })
   const workers: Running[] = []
   return {
     ledger,
     app,
     python,
-    async nodeWorker({ queues = 'node', args = [], env = {} } = {}) {
+    async nodeWorker({ queues = 'node', args = [], env: more = {}, settings = {} } = {}) {
       const urls = { CELERY_BROKER_URL: broker, CELERY_RESULT_BACKEND: backend }
+      const given = { SETTINGS: JSON.stringify({ ...options.node, ...settings }) }
       const worker = await startWorker(nodeTasks, ['-Q', queues, ...args], {
-        env: { ...urls, LEDGER: ledger.path, ...env },
+        env: { ...urls, ...env, ...given, ...more },
       })
       workers.push(worker)
       return worker

@@ -1,47 +1,113 @@
-/** Workers that are killed with -9 while they hold tasks. */
+/** Workers that are killed with -9 while they hold tasks, and what becomes of what they held. */
 
 import type { Fleet } from './fleet.ts'
-import type { Random } from './random.ts'
+import type { Ledger } from './ledger.ts'
 import type { Running } from './processes.ts'
+import type { Random } from './random.ts'
 
-/** What a worker of a killing test is started with: leases that run out while the test waits. */
-const options = { queues: 'work', args: ['-c', '8'], env: { WORKER_LEASE: '2' } }
+/** A worker that was killed. */
+export interface Death {
+  readonly process: number
+  /** Milliseconds since 1970. */
+  readonly at: number
+  /** The tasks that it had received, as its log has it, and that had not ended anywhere. */
+  readonly held: readonly string[]
+  /** How many of those it ran. */
+  readonly running: number
+}
 
-/** A worker that stays, and one that is killed with -9 and started again `times` times, each time while it runs tasks. */
-export async function killAgainAndAgain(fleet: Fleet, random: Random, times: number): Promise<void> {
-  let victim: Running = await fleet.nodeWorker(options)
-  for (let kill = 0; kill < times; kill++) {
-    const { pid } = victim.child
-    const began = random.between(1, 40)
-    await fleet.ledger.until(60, `${began} tasks of the worker that is to be killed`, (lines) => {
-      const held = heldBy(pid, lines)
-      return held.began >= began && held.running > 0
-    })
-    await victim.end('SIGKILL')
-    victim = await fleet.nodeWorker(options)
+/** Kills a worker of ours once it has begun that many tasks and runs some. */
+export async function killWhileItRuns(fleet: Fleet, worker: Running, begun = 1): Promise<Death> {
+  const { pid } = worker.child
+  await fleet.ledger.until(60, `${begun} tasks of the worker that is to be killed`, () => {
+    const own = fleet.ledger.of(pid)
+    return own.begun >= begun && own.running.length > 0
+  })
+  return kill(fleet, worker)
+}
+
+/** Kills a worker of ours. */
+export async function kill(fleet: Fleet, worker: Running): Promise<Death> {
+  const at = Date.now()
+  await worker.end('SIGKILL')
+  const { ended } = fleet.ledger
+  const { running } = fleet.ledger.of(worker.child.pid)
+  const received = worker.output.matchAll(/Task \S+\[([0-9a-f-]{36})\] received/g)
+  const held = new Set([...received].map(([, id = '']) => id).filter((id) => !ended.has(id)))
+  for (const { id } of running) held.add(id)
+  return { process: worker.child.pid ?? 0, at, held: [...held], running: running.length }
+}
+
+/**
+ * Keeps `count` workers of ours at work, and kills one of them, whichever, `times` times, each time while it runs tasks;
+ * another takes its place. Gives the deaths, and the workers that live.
+ */
+export async function killAgainAndAgain(
+  random: Random,
+  fleet: Fleet,
+  { times, count, start }: { times: number; count: number; start: () => Promise<Running> },
+): Promise<{ deaths: Death[]; alive: Running[] }> {
+  const alive = await Promise.all(Array.from({ length: count }, start))
+  const deaths: Death[] = []
+  while (deaths.length < times) {
+    const place = random.between(0, count - 1)
+    deaths.push(await killWhileItRuns(fleet, alive[place] as Running, random.between(1, 40)))
+    alive[place] = await start()
   }
+  return { deaths, alive }
 }
 
-/** Starts the worker that stays. */
-export function startSurvivor(fleet: Fleet): Promise<Running> {
-  return fleet.nodeWorker(options)
+/**
+ * Sends tasks `node.work` until there are `least` of them and `isOver` says so; there are always some in the queue, and
+ * never many. Gives their ids.
+ */
+export async function feed(
+  fleet: Fleet,
+  { queue, milliseconds, least, isOver }: FeedOptions,
+): Promise<string[]> {
+  const ids: string[] = []
+  while (ids.length < least || !isOver()) {
+    const batch = Array.from({ length: 50 }, () =>
+      fleet.app.sendTask('node.work', [milliseconds()], { queue }),
+    )
+    for (const { id } of await Promise.all(batch)) ids.push(id)
+    await fleet.ledger.until(60, 'room for more', () => fleet.ledger.ended.size > ids.length - 400)
+  }
+  return ids
 }
 
-/** How many tasks a process has begun, and how many of them it has not ended. */
-function heldBy(pid: number | undefined, lines: readonly string[]): { began: number; running: number } {
-  const ended = new Set(lines.filter((line) => line.startsWith('end ')).map((line) => line.slice(4)))
-  const begun = lines
-    .filter((line) => line.startsWith('begin ') && line.endsWith(` ${pid}`))
-    .map((l) => l.split(' ')[1])
-  return { began: begun.length, running: begun.filter((id) => !ended.has(id ?? '')).length }
+export interface FeedOptions {
+  queue: string
+  /** How long each task takes. */
+  milliseconds: () => number
+  /** How many tasks there are at least. */
+  least: number
+  isOver: () => boolean
+}
+
+/**
+ * How long it took, in milliseconds, until each task that a dead worker had held began elsewhere. Who took it over may
+ * have died with it, before it began: then the time counts from that death.
+ */
+export function recoveries(ledger: Ledger, deaths: readonly Death[]): number[] {
+  return deaths.flatMap((death, place) => {
+    const later = deaths.slice(place + 1)
+    return death.held.flatMap((id) => {
+      const next = ledger.runsOf(id).find((run) => run.process !== death.process && run.began >= death.at)
+      if (next === undefined) throw new Error(`task ${id} of process ${death.process} never began elsewhere`)
+      const diedAgain = later.some(({ at, held }) => at < next.began && held.includes(id))
+      return diedAgain ? [] : [next.began - death.at]
+    })
+  })
 }
 
 /** Waits until every one of these tasks has ended at least once, and gives the ids that ended, each once. */
 export async function idsThatEnded(fleet: Fleet, ids: readonly string[], seconds: number): Promise<string[]> {
   const missing = new Set(ids)
   await fleet.ledger.until(seconds, `the end of ${ids.length} tasks`, () => {
-    for (const id of fleet.ledger.after('end')) missing.delete(id)
+    const { ended } = fleet.ledger
+    for (const id of missing) if (ended.has(id)) missing.delete(id)
     return missing.size === 0
   })
-  return [...new Set(fleet.ledger.after('end'))]
+  return [...fleet.ledger.ended]
 }

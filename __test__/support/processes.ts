@@ -88,6 +88,16 @@ export class Running {
     return within(seconds, `the end of process ${this.child.pid}`, this.finished)
   }
 
+  /** SIGSTOP: it stands still, whatever it was at, until {@link resume} or SIGKILL. */
+  pause(): void {
+    this.child.kill('SIGSTOP')
+  }
+
+  /** SIGCONT: it goes on as if no time had passed. */
+  resume(): void {
+    this.child.kill('SIGCONT')
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.end('SIGKILL')
   }
@@ -130,7 +140,7 @@ export async function startWorker(app: string, args: string[] = [], options: Opt
 /** A Python Celery app in a folder of its own. */
 export interface PythonApp {
   folder: string
-  /** A worker that is ready. */
+  /** A worker that is ready; it runs one task at a time unless `args` name another pool. */
   worker(args?: string[]): Promise<Running>
   /** `celery -A tasks …`, to its end. */
   celery(...args: string[]): Promise<Finished>
@@ -140,19 +150,21 @@ export interface PythonApp {
 
 /**
  * Writes `tasks.py` with the Celery app `app` on this broker and backend, followed by `source`. Its processes have `env`
- * on top of ours.
+ * on top of ours; `settings` have Python's names.
  */
 export function pythonApp(
   broker: string,
   backend: string,
   source: string,
-  env: Record<string, string> = {},
+  { env = {}, settings = {} }: { env?: Record<string, string>; settings?: Record<string, unknown> } = {},
 ): PythonApp {
   const folder = temporaryFolder()
   const head = [
+    'import json',
     'from celery import Celery',
     `app = Celery('tasks', broker=${JSON.stringify(broker)}, backend=${JSON.stringify(backend)})`,
     'app.conf.update(broker_connection_retry_on_startup=True, worker_hijack_root_logger=True)',
+    `app.conf.update(json.loads(${JSON.stringify(JSON.stringify(settings))}))`,
     '',
   ]
   writeFileSync(join(folder, 'tasks.py'), head.join('\n') + source)

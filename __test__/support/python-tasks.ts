@@ -7,6 +7,15 @@ def write(line):
     with open(os.environ['LEDGER'], 'a') as ledger:
         ledger.write('%s\\n' % line)
 
+def moment(word, task):
+    write('%s %s %d %d' % (word, task.request.id, os.getpid(), time.time() * 1000))
+
+def begin(task):
+    moment('begin', task)
+
+def end(task):
+    moment('end', task)
+
 @app.task(name='py.add')
 def add(x, y):
     return x + y
@@ -48,7 +57,14 @@ def ask_node(self):
 # Under the name of its twin, for queues that both kinds of workers take from.
 @app.task(name='node.work', bind=True, acks_late=True)
 def work(self, milliseconds):
-    write('begin %s python' % self.request.id)
+    begin(self)
     time.sleep(milliseconds / 1000)
-    write('end %s' % self.request.id)
+    end(self)
+
+@app.task(name='node.where', bind=True, acks_late=True)
+def where(self, milliseconds):
+    begin(self)
+    time.sleep(milliseconds / 1000)
+    end(self)
+    return os.getpid()
 `

@@ -5,6 +5,9 @@ import {
   type AnyTask,
   type AsyncResult,
   Celery,
+  type DeadLetter,
+  type DeadLetterReason,
+  type DeadMessage,
   sharedTask,
   type Signature,
   type TaskContext,
@@ -90,6 +93,28 @@ async function signatures(): Promise<void> {
 }
 
 /** Never called. */
+async function deadLetters(): Promise<void> {
+  const [letter] = await app.deadLetters.list({ queue: 'q', reason: 'unknown-task', task: null, limit: 10 })
+  expectTypeOf(letter).toEqualTypeOf<DeadLetter | undefined>()
+  // @ts-expect-error a list has no bytes
+  void letter?.raw
+  const whole = await app.deadLetters.get('1')
+  expectTypeOf(whole.raw).toEqualTypeOf<Buffer>()
+  expectTypeOf(whole.date).toEqualTypeOf<Date>()
+  expectTypeOf(whole.message).toEqualTypeOf<DeadMessage | null>()
+  expectTypeOf(whole.reason).toEqualTypeOf<DeadLetterReason>()
+  for await (const { queue } of app.deadLetters.scan()) expectTypeOf(queue).toEqualTypeOf<string | null>()
+  expectTypeOf(await app.deadLetters.replay(['1'], { queue: 'q' })).toEqualTypeOf<number>()
+  expectTypeOf(await app.deadLetters.drop({ reason: 'poison' })).toEqualTypeOf<number>()
+  // @ts-expect-error there is no such reason
+  await app.deadLetters.drop({ reason: 'poisoned' })
+  // @ts-expect-error there is no such field
+  await app.deadLetters.count({ taskName: 't' })
+  // @ts-expect-error everything is {}
+  await app.deadLetters.drop()
+}
+
+/** Never called. */
 function tasks(): void {
   app.task(
     {
@@ -126,4 +151,4 @@ function tasks(): void {
   new Celery('proj', { broker: 'memory://', task_acks_late: true, taskTrackStarted: true })
 }
 
-void [calls, signatures, tasks]
+void [calls, signatures, deadLetters, tasks]

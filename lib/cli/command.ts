@@ -16,3 +16,14 @@ export interface CliCommand {
     args: readonly unknown[],
   ): Promise<number>
 }
+
+/** Commands under one name, such as `celeriac dead list`: each says itself what it takes. */
+export interface CliCommandGroup {
+  readonly name: string
+  /** One line for the list of commands. */
+  readonly summary: string
+  readonly commands: readonly CliCommand[]
+}
+
+/** A row of the table of commands. */
+export type CliEntry = CliCommand | CliCommandGroup

@@ -2,7 +2,7 @@ import { Command, CommanderError, type HelpConfiguration, Option } from 'command
 
 import { CeleriacError } from '../errors.ts'
 import { stackOf } from '../log/record.ts'
-import type { CliCommand } from './command.ts'
+import type { CliCommand, CliEntry } from './command.ts'
 import { commands } from './commands.ts'
 import { CliContext } from './context.ts'
 import { exitCodeOf, exitCodes } from './exit-codes.ts'
@@ -14,14 +14,18 @@ import { packageVersion } from './version.ts'
  */
 export async function runCommandLine(
   args: readonly string[],
-  table: readonly CliCommand[] = commands,
+  table: readonly CliEntry[] = commands,
 ): Promise<number> {
   let code: number = exitCodes.ok
   const program = newProgram(packageVersion())
-  for (const command of table) {
-    addCommand(program, command, (given) => {
-      code = given
-    })
+  const done = (given: number): void => {
+    code = given
+  }
+  for (const entry of table) {
+    if ('commands' in entry) {
+      const group = newCommand(program, entry)
+      for (const command of entry.commands) addCommand(program, group, command, done)
+    } else addCommand(program, program, entry, done)
   }
   try {
     if (args.length === 0) program.outputHelp()
@@ -37,7 +41,8 @@ export async function runCommandLine(
 class EnvironmentCommand extends Command {
   override addOption(option: Option): this {
     const name = option.attributeName().replace(/[A-Z]/g, (letter) => `_${letter}`)
-    option.env(`CELERY_${this.name()}_${name}`.toUpperCase())
+    const group = this.parent instanceof EnvironmentCommand ? `${this.parent.name()}_` : ''
+    option.env(`CELERY_${group}${this.name()}_${name}`.toUpperCase())
     return super.addOption(option)
   }
 }
@@ -69,10 +74,20 @@ const HELP: HelpConfiguration = {
     typeof defaultValue === 'string' ? `${description} (default: ${defaultValue})` : description,
 }
 
-function addCommand(program: Command, definition: CliCommand, done: (code: number) => void): void {
-  const command = new EnvironmentCommand(definition.name).copyInheritedSettings(program)
-  command.summary(definition.summary).description(definition.summary)
-  program.addCommand(command)
+function newCommand(parent: Command, { name, summary }: CliEntry): Command {
+  const command = new EnvironmentCommand(name).copyInheritedSettings(parent)
+  command.summary(summary).description(summary)
+  parent.addCommand(command)
+  return command
+}
+
+function addCommand(
+  program: Command,
+  parent: Command,
+  definition: CliCommand,
+  done: (code: number) => void,
+): void {
+  const command = newCommand(parent, definition)
   definition.configure(command)
   command.action(async (...parameters: unknown[]) => {
     const options = command.opts()

@@ -23,8 +23,6 @@ const UNREAD = 'Celery itself declares it and never reads it'
  * them gives a warning. What is built takes its settings off this list.
  */
 export const notHonoured: { readonly [K in SettingName]?: string } = {
-  maxDeliveries: 'redeliveries are not counted yet',
-
   beatEnableRemoteControl: BEAT,
   beatRemoteControlMaxTickAge: BEAT,
   beatMaxLoopInterval: BEAT,

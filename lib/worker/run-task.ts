@@ -2,7 +2,7 @@ import type { Celery } from '../app.ts'
 import { runAsCurrentTask } from '../current-task.ts'
 import { CeleriacError, Ignore, NotRegistered, Reject, Retry, SoftTimeLimitExceeded } from '../errors.ts'
 import { stackOf } from '../log/record.ts'
-import { type Delivery, Request } from '../request.ts'
+import { type Delivery, Request, type SignatureDict } from '../request.ts'
 import { exceptionDocument } from '../results/exception.ts'
 import { encodeJson } from '../serialization/encode.ts'
 import { revive } from '../serialization/revive.ts'
@@ -62,7 +62,24 @@ export class TaskRunner {
   }
 
   /** Runs a delivery to its end, handlers included. Never rejects. */
-  async run(delivery: Delivery): Promise<void> {
+  run(delivery: Delivery): Promise<void> {
+    return this.#handOver(delivery, (task, running) => this.#run(delivery, task, running))
+  }
+
+  /**
+   * Fails a delivery with that, without running it: its worker was lost too often. Errbacks and handlers are called as for any
+   * failure; the message goes to the dead list. Never rejects.
+   */
+  lose(delivery: Delivery, error: unknown): Promise<void> {
+    return this.#handOver(delivery, (task, running) =>
+      this.#failed(this.#context(delivery, task, running), running, error, outcomes.poison),
+    )
+  }
+
+  async #handOver(
+    delivery: Delivery,
+    work: (task: AnyTask, running: RunningTask) => Promise<void>,
+  ): Promise<void> {
     const [tag, name, id] = delivery
     const { app, log } = this.#options
     const task = app.tasks.get(name)
@@ -70,7 +87,7 @@ export class TaskRunner {
     this.#running.set(tag, running)
     try {
       if (task === undefined) throw new NotRegistered(name)
-      await this.#run(delivery, task, running)
+      if (this.#read(delivery, running)) await work(task, running)
     } catch (error) {
       log.internalError(id, name, error)
       this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
@@ -115,10 +132,8 @@ export class TaskRunner {
   }
 
   async #run(delivery: Delivery, task: AnyTask, running: RunningTask): Promise<void> {
-    const { app, hostname } = this.#options
-    if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
-    const request = Request.fromDelivery(delivery, hostname)
-    const context = new TaskContext(app, task, request, { signal: running.signal })
+    const context = this.#context(delivery, task, running)
+    const { request } = context
     this.#startSoftTimer(context, running)
     const { args, kwargs } = request
     let result: unknown
@@ -149,6 +164,24 @@ export class TaskRunner {
         afterReturn.call(context, 'SUCCESS', result, request.id, args, kwargs),
       )
     }
+  }
+
+  /** Makes values of what is tagged as such; where that cannot be done the task has failed. */
+  #read(delivery: Delivery, running: RunningTask): boolean {
+    try {
+      if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
+      return true
+    } catch (error) {
+      this.#options.log.unreadable(running.id, running.name, error)
+      this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
+      return false
+    }
+  }
+
+  #context(delivery: Delivery, task: AnyTask, running: RunningTask): TaskContext {
+    const { app, hostname } = this.#options
+    const request = Request.fromDelivery(delivery, hostname)
+    return new TaskContext(app, task, request, { signal: running.signal })
   }
 
   /** The end of a task whose body threw. */
@@ -204,17 +237,19 @@ export class TaskRunner {
     )
   }
 
-  async #failed(context: TaskContext, running: RunningTask, error: unknown): Promise<void> {
-    const { request, task, app } = context
+  async #failed(
+    context: TaskContext,
+    running: RunningTask,
+    error: unknown,
+    outcome = outcomeOfFailure(context),
+  ): Promise<void> {
+    const { request, task } = context
     const { log } = this.#options
     const failure = failureOf(error)
     const errbacks = this.#errbacks(context)
     await this.#failChain(context, error, failure.traceback ?? null)
-    const rejects =
-      task.acksLate &&
-      !(task.options.acksOnFailure ?? task.options.acksOnFailureOrTimeout ?? acksOnFailure(app))
     this.#settle(running, {
-      outcome: rejects ? outcomes.reject : outcomes.acknowledge,
+      outcome,
       ...failure,
       children: childrenOf(context),
       publish: [...context.outbox, ...errbacks.messages],
@@ -247,7 +282,7 @@ export class TaskRunner {
     } catch (error) {
       this.#options.log.errbackRaised(
         context.request,
-        context.request.errbacks.map(({ task }) => task).join(', '),
+        context.request.errbacks.map((errback: Partial<SignatureDict> | null) => errback?.task).join(', '),
         error,
       )
       return { messages: [], local: [] }
@@ -257,9 +292,12 @@ export class TaskRunner {
   /** The tasks that were to follow in the chain fail with this one, or whoever waits for the last would never hear. */
   async #failChain({ request, app }: TaskContext, error: unknown, traceback: string | null): Promise<void> {
     if (request.chain === null || !app.backend.enabled) return
-    const ids = request.chain.flatMap(({ options }) =>
-      typeof options['task_id'] === 'string' ? [options['task_id']] : [],
-    )
+    // A message may hold anything there.
+    const chain: ReadonlyArray<Partial<SignatureDict> | null> = request.chain
+    const ids = chain.flatMap((signature) => {
+      const id = signature?.options?.['task_id']
+      return typeof id === 'string' ? [id] : []
+    })
     const stored = ids.map((taskId) =>
       app.backend.store({ taskId, state: 'FAILURE', result: error, traceback }),
     )
@@ -353,8 +391,16 @@ function childrenOf({ request }: TaskContext): string {
       )
 }
 
-function acksOnFailure({ conf }: Celery): boolean {
-  return conf.taskAcksOnFailure ?? conf.taskAcksOnFailureOrTimeout ?? true
+/** What becomes of the message of a task that failed. */
+function outcomeOfFailure({ app: { conf }, task }: TaskContext): Settlement['outcome'] {
+  const { acksOnFailure, acksOnFailureOrTimeout } = task.options
+  const acknowledges =
+    acksOnFailure ??
+    acksOnFailureOrTimeout ??
+    conf.taskAcksOnFailure ??
+    conf.taskAcksOnFailureOrTimeout ??
+    true
+  return task.acksLate && !acknowledges ? outcomes.reject : outcomes.acknowledge
 }
 
 /** What aborted APIs throw says nothing of why: the signal's reason does. */

@@ -10,6 +10,8 @@ export const outcomes = {
   requeue: 2,
   /** It goes back to its queue as it came, because nothing was begun. */
   handBack: 3,
+  /** It goes to the dead list, because its worker was lost too often while it ran. */
+  poison: 4,
 } as const
 
 /** The end of one delivery. */

@@ -81,6 +81,16 @@ export class TaskLog {
     attempt(() => trace.exception(`Errback '${errback}' raised an exception`, error, of(request)))
   }
 
+  /** Its arguments hold a typed value that there is no such value of. */
+  unreadable(id: string, name: string, error: unknown): void {
+    attempt(() =>
+      requests.error(`Task ${name}[${id}] cannot be read: ${exceptionRepr(error)}`, {
+        taskId: id,
+        taskName: name,
+      }),
+    )
+  }
+
   internalError(id: string, name: string, error: unknown): void {
     attempt(() =>
       trace.log('CRITICAL', `Task ${name}[${id}] INTERNAL ERROR: ${exceptionRepr(error)}`, {

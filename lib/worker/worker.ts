@@ -1,5 +1,5 @@
 import type { Celery } from '../app.ts'
-import { CeleriacError } from '../errors.ts'
+import { CeleriacError, WorkerLostError } from '../errors.ts'
 import { nodeName } from '../log/node-name.ts'
 import { getLogger, logLevel } from '../log/logger.ts'
 import { logNativeRecords } from '../log/setup.ts'
@@ -44,7 +44,7 @@ export interface WorkerStats {
 const log = getLogger('celery.worker')
 
 /** What deliveries come with besides tasks: see `NativeWorker.next`. */
-type Item = Delivery | ['revoke', string[], boolean, string] | ['shutdown']
+type Item = Delivery | ['redelivered', Delivery] | ['revoke', string[], boolean, string] | ['shutdown']
 
 /** How often the core is told that this event loop runs, in milliseconds: see `Worker::beat` in crates/celeriac-worker. */
 const HEARTBEAT_MS = 1000
@@ -208,11 +208,11 @@ export class Worker {
     for (;;) {
       const batch = await callAsync('worker.next', () => worker.next())
       if (batch === null) return
-      for (const item of JSON.parse(batch) as Item[]) this.#dispatch(item)
+      for (const item of JSON.parse(batch) as Item[]) this.#dispatch(worker, item)
     }
   }
 
-  #dispatch(item: Item): void {
+  #dispatch(worker: NativeWorker, item: Item): void {
     if (item[0] === 'revoke') {
       const [, ids, terminate] = item
       if (terminate) this.#pool.terminate(ids)
@@ -220,7 +220,25 @@ export class Worker {
       if (this.#onShutdown !== undefined) this.#onShutdown()
       else
         this.stop().catch((error: unknown) => log.exception('could not stop after a remote shutdown', error))
-    } else this.#pool.begin(item)
+    } else if (item[0] === 'redelivered') void this.#beginAgain(worker, item[1])
+    else this.#pool.begin(item)
+  }
+
+  /** Counts how often the body of a task has begun that comes back from a worker that was lost. */
+  async #beginAgain(worker: NativeWorker, delivery: Delivery): Promise<void> {
+    const { maxDeliveries } = this.app.conf
+    let count: number
+    try {
+      count = await callAsync('worker.begin', () => worker.begin(delivery[0]))
+    } catch (error) {
+      // It was not begun, so it goes back when the worker ends, or after its lease.
+      log.exception(`task ${delivery[2]} could not be begun`, error)
+      return
+    }
+    if (count === 0) return
+    if (maxDeliveries !== null && count > maxDeliveries) {
+      this.#pool.lose(delivery, new WorkerLostError(maxDeliveries))
+    } else this.#pool.begin(delivery)
   }
 
   get #isEnding(): boolean {
@@ -309,6 +327,7 @@ export class Worker {
       etaTaskLimit: conf.workerEtaTaskLimit,
       leaseMs: 1000 * conf.workerLease,
       leaseMaxHoldMs: conf.leaseMaxHold === null ? null : 1000 * conf.leaseMaxHold,
+      maxDeliveries: conf.maxDeliveries,
       unknownTaskRequeues: conf.workerUnknownTaskRequeues,
       acceptContent: conf.acceptContent.map(mimeType),
       resultExpiresMs: conf.resultExpires === null ? null : 1000 * conf.resultExpires,

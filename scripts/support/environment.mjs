@@ -3,7 +3,16 @@
 
 import { spawn, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, lstatSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -177,6 +186,34 @@ export async function build(profile = 'optimized') {
   console.log('Building the TypeScript …')
   rmSync(join(root, 'dist'), { recursive: true, force: true })
   await must('Building the TypeScript', 'npm', ['run', '--silent', 'build:ts'])
+}
+
+/**
+ * Builds what the reliability tests use beside the package, quickly rather than fast, and gives the variables by which they
+ * find it: the native core with its fault points, and the proxy.
+ */
+export async function buildTestAids() {
+  console.log('Building the native core with fault points, and the proxy …')
+  const target = environment.CARGO_TARGET_DIR
+  const binary = join(target, 'celeriac-fault-points.node')
+  await withLock('build', async () => {
+    const binding = ['build', '-p', 'celeriac-node', '--features', 'fault-points']
+    await must('Building the native core with fault points', 'cargo', binding, { show: false })
+    const proxy = ['build', '-p', 'celeriac-testkit', '--bin', 'tcp-proxy']
+    await must('Building the proxy', 'cargo', proxy, { show: false })
+    // Under a name of its own, which no other build writes to.
+    const [prefix, suffix] = { darwin: ['lib', 'dylib'], win32: ['', 'dll'] }[process.platform] ?? [
+      'lib',
+      'so',
+    ]
+    copyFileSync(join(target, 'debug', `${prefix}celeriac_node.${suffix}`), `${binary}.part`)
+    renameSync(`${binary}.part`, binary)
+  })
+  const extension = process.platform === 'win32' ? '.exe' : ''
+  return {
+    CELERIAC_FAULT_POINT_BINARY: binary,
+    CELERIAC_TCP_PROXY: join(target, 'debug', `tcp-proxy${extension}`),
+  }
 }
 
 /** A Python with the real Celery, for the interop tests; the path of its interpreter. */

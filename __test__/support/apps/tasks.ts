@@ -1,19 +1,25 @@
 // The tasks of the workers that the tests start. Broker and backend come from the environment.
 import { appendFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { Celery, Ignore, Reject, type Signature } from 'celeriac'
+import { Celery, type CeleryOptions, Ignore, Reject, type Signature } from 'celeriac'
 
 export const app = new Celery('node')
 app.conf.update({
   workerLease: Number(process.env['WORKER_LEASE'] ?? 30),
   // A test that kills workers again and again means it.
-  maxDeliveries: null,
+  maxDeliveries: process.env['MAX_DELIVERIES'] === undefined ? null : Number(process.env['MAX_DELIVERIES']),
+  ...(JSON.parse(process.env['SETTINGS'] ?? '{}') as CeleryOptions),
 })
 
 function write(line: string): void {
   const path = process.env['LEDGER']
   if (path === undefined) throw new Error('LEDGER names no file')
   appendFileSync(path, `${line}\n`)
+}
+
+/** A line that the tests' ledger makes a run of. */
+function moment(word: 'begin' | 'end', task: { request: { id: string } }): void {
+  write(`${word} ${task.request.id} ${process.pid} ${Date.now()}`)
 }
 
 class OutOfStock extends Error {
@@ -79,16 +85,44 @@ app.task({ name: 'node.times', bind: true }, (self) => {
 })
 
 app.task({ name: 'node.work', bind: true }, async (self, milliseconds: number) => {
-  write(`begin ${self.request.id} ${process.pid}`)
+  moment('begin', self)
   await sleep(milliseconds)
-  write(`end ${self.request.id}`)
+  moment('end', self)
 })
 
 app.task({ name: 'node.early', bind: true, acksLate: false }, async (self, milliseconds: number) => {
-  write(`begin ${self.request.id}`)
+  moment('begin', self)
   await sleep(milliseconds)
-  write(`end ${self.request.id}`)
+  moment('end', self)
 })
+
+/** Blocks the event loop for that long. */
+app.task({ name: 'node.block', bind: true }, (self, milliseconds: number) => {
+  moment('begin', self)
+  const end = performance.now() + milliseconds
+  while (performance.now() < end);
+  moment('end', self)
+})
+
+/** Blocks the event loop for good in the process that runs it first; anywhere else it ends at once. */
+app.task({ name: 'node.loop', bind: true }, (self) => {
+  moment('begin', self)
+  while (!self.request.deliveryInfo.redelivered);
+  moment('end', self)
+})
+
+/** Runs that long, and its result says where. */
+app.task({ name: 'node.where', bind: true }, async (self, milliseconds: number) => {
+  moment('begin', self)
+  await sleep(milliseconds)
+  moment('end', self)
+  return process.pid
+})
+
+/** What follows a task: a line with what it was given. */
+app.task({ name: 'node.follow' }, (result: unknown, parent: string) =>
+  write(`follow ${parent} ${String(result)}`),
+)
 
 /** Runs until its signal fires, and says why it fired. */
 app.task({ name: 'node.until_aborted', bind: true }, async (self) => {
@@ -98,6 +132,19 @@ app.task({ name: 'node.until_aborted', bind: true }, async (self) => {
   write(`aborted ${self.request.id} ${reason instanceof Error ? reason.name : String(reason)}`)
   throw reason
 })
+
+/** Kills the process that it runs in, as a crash would, unless that one is known to bear it (environment `UNHURT`). */
+app.task({ name: 'node.crash', bind: true }, (self) => {
+  moment('begin', self)
+  if (process.env['UNHURT'] === undefined) process.kill(process.pid, 'SIGKILL')
+  moment('end', self)
+  return 'unhurt'
+})
+
+/** A task that the first release of a worker lacks (environment `RELEASE`). */
+if (process.env['RELEASE'] === '2') {
+  app.task({ name: 'node.later' }, (x: number, y: number) => x + y)
+}
 
 app.task({ name: 'node.ignore' }, () => {
   throw new Ignore()

@@ -352,7 +352,7 @@ describe('pid files', () => {
 
 test('no option of a command hides one of the program', () => {
   const program = new Set(['-A', '-b', '-C', '-q', '--app', '--broker', '--config', '--workdir', '--quiet'])
-  for (const definition of commands) {
+  for (const definition of commands.flatMap((entry) => ('commands' in entry ? entry.commands : [entry]))) {
     const command = new Command(definition.name)
     definition.configure(command)
     for (const option of command.options) {

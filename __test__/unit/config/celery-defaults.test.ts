@@ -142,9 +142,7 @@ describe('the list of settings that are not honoured', () => {
       'workerPrefetchMultiplier',
     ]
     expect(needed.filter((name) => notHonoured[name] !== undefined)).toEqual([])
-    expect(settingNames.filter((name) => isOwnSetting(name) && notHonoured[name] !== undefined)).toEqual([
-      'maxDeliveries',
-    ])
+    expect(settingNames.filter((name) => isOwnSetting(name) && notHonoured[name] !== undefined)).toEqual([])
   })
 
   // Without the worker there is nobody to read its settings.

@@ -2,7 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { Celery } from '../../../lib/app.ts'
 import { currentTask } from '../../../lib/current-task.ts'
-import { Ignore, Reject, Retry, SoftTimeLimitExceeded } from '../../../lib/errors.ts'
+import { Ignore, Reject, Retry, SoftTimeLimitExceeded, WorkerLostError } from '../../../lib/errors.ts'
 import { configureLogging } from '../../../lib/log/logger.ts'
 import type { SignatureDict } from '../../../lib/request.ts'
 import { outcomes } from '../../../lib/worker/settle.ts'
@@ -40,6 +40,31 @@ const celeryException = (type: string, ...args: unknown[]): unknown => ({
   exc_type: type,
   exc_message: args,
   exc_module: 'celery.exceptions',
+})
+
+describe('a task whose worker was lost too often', () => {
+  test('it fails without being run, its errbacks are sent, and its message is poison', async () => {
+    const handled: string[] = []
+    app.task({ name: 'on_error' }, () => {})
+    app.task(
+      {
+        name: 'deadly',
+        onFailure: (error) => {
+          handled.push((error as Error).name)
+        },
+      },
+      () => {
+        throw new Error('it was run')
+      },
+    )
+    const delivery = worker.delivery('deadly', [], { errbacks: [signature('on_error')] })
+    await worker.runner.lose(delivery, new WorkerLostError(5))
+    expect(worker.settled).toMatchObject([
+      { outcome: outcomes.poison, state: 'FAILURE', publish: [{ task: 'on_error', args: ['id-1'] }] },
+    ])
+    expect(handled).toEqual(['WorkerLostError'])
+    expect(worker.lines).toEqual([expect.stringMatching(/^ERROR Task deadly\[id-1\] raised unexpected: /)])
+  })
 })
 
 describe('success', () => {
@@ -268,6 +293,32 @@ describe('failure', () => {
       result: { exc_type: 'NotRegistered', exc_message: ['unknown'] },
     })
     expect(worker.lines).toEqual(["CRITICAL Task unknown[id-1] INTERNAL ERROR: NotRegistered('unknown')"])
+  })
+
+  test('whatever a message calls a chain or errbacks, the task fails as it would have, and is acknowledged', async () => {
+    app.task({ name: 'bad' }, () => {
+      throw new Error('x')
+    })
+    const chain = [null, 7, 'x', {}, { options: null }, { options: 7 }] as unknown as SignatureDict[]
+    for (const what of [{ chain }, { errbacks: chain }]) {
+      const settled = await worker.run('bad', [], what)
+      expect(settled).toMatchObject({ outcome: outcomes.acknowledge, state: 'FAILURE' })
+    }
+    expect(worker.lines.filter((line) => line.startsWith('CRITICAL'))).toEqual([])
+  })
+
+  test('a typed value that there is no such value of fails the task before its body, and its message is kept', async () => {
+    const body = vi.fn<() => void>()
+    app.task({ name: 'never' }, body)
+    const none = { __type__: 'datetime', __value__: '2026-01-02T03z04:05' }
+    expect(await worker.run('never', [none], {}, {}, true)).toMatchObject({
+      outcome: outcomes.reject,
+      state: 'FAILURE',
+    })
+    expect(body).not.toHaveBeenCalled()
+    expect(worker.lines).toEqual([
+      `ERROR Task never[id-1] cannot be read: CeleriacError("'2026-01-02T03z04:05' is no datetime")`,
+    ])
   })
 
   test('tasks further down the chain fail too', async () => {

@@ -26,7 +26,8 @@ class FakeNativeWorker {
 
   give(...items: unknown[][]): void {
     this.#batches.push(items)
-    this.#outstanding += items.filter(([tag]) => typeof tag === 'number').length
+    const tasks = items.filter(([tag]) => typeof tag === 'number' || tag === 'redelivered')
+    this.#outstanding += tasks.length
     this.#wake.resolve()
   }
 
@@ -52,6 +53,14 @@ class FakeNativeWorker {
     this.settled.push(...items)
     this.#outstanding -= items.length
     this.#wake.resolve()
+  }
+
+  /** How often the bodies of redelivered tasks have begun, by tag. */
+  readonly begun = new Map<number, number>()
+
+  begin(tag: number): Promise<number> {
+    this.calls.push(`begin ${tag}`)
+    return Promise.resolve(this.begun.get(tag) ?? 0)
   }
 
   beat(): void {}
@@ -207,6 +216,50 @@ describe('life', () => {
     await worker.terminate()
     expect(core.settled).toEqual([[1, 2, null, null, null, [], null]])
     expect(core.calls).toEqual(['stop', 'close'])
+  })
+
+  test('a redelivered task is counted before it begins, and fails as lost once it has begun too often', async () => {
+    const ran: string[] = []
+    app.task({ name: 'again' }, (what: string) => {
+      ran.push(what)
+    })
+    app.conf.maxDeliveries = 3
+    const worker = newWorker()
+    await worker.start()
+    expect(opened).toMatchObject({ maxDeliveries: 3 })
+    core.begun.set(1, 3)
+    core.begun.set(2, 4)
+    core.give(
+      ['redelivered', [1, 'again', 'one', ['last chance'], {}, false, {}]],
+      ['redelivered', [2, 'again', 'two', ['too often'], {}, false, {}]],
+    )
+    await vi.waitFor(() => expect(core.settled).toHaveLength(2))
+    expect(core.calls).toEqual(['begin 1', 'begin 2'])
+    expect(ran).toEqual(['last chance'])
+    expect(core.settled.find(([tag]) => tag === 1)?.slice(1, 3)).toEqual([0, 'SUCCESS'])
+    expect(core.settled.find(([tag]) => tag === 2)?.slice(1, 4)).toEqual([
+      4,
+      'FAILURE',
+      {
+        exc_type: 'WorkerLostError',
+        exc_message: [expect.stringContaining('maxDeliveries is 3')],
+        exc_module: 'billiard.exceptions',
+      },
+    ])
+    await worker.terminate()
+  })
+
+  test('a redelivered task that is no longer ours is not begun', async () => {
+    let ran = false
+    app.task({ name: 'again' }, () => {
+      ran = true
+    })
+    const worker = newWorker()
+    await worker.start()
+    core.give(['redelivered', [1, 'again', 'one', [], {}, false, {}]])
+    await vi.waitFor(() => expect(core.calls).toEqual(['begin 1']))
+    await worker.terminate()
+    expect([ran, core.settled]).toEqual([false, []])
   })
 
   test('a revoke with terminate reaches the body; one without does not', async () => {

@@ -1,7 +1,10 @@
 //! Brokers: one trait, a registry by URL scheme, a file or folder for each.
 
+pub mod dead;
 pub mod declare;
+pub mod fault;
 pub mod memory;
+mod moment;
 pub mod producer;
 pub mod publisher;
 pub mod redis;
@@ -14,8 +17,9 @@ pub mod transport;
 pub mod url;
 mod virtual_exchange;
 
+pub use dead::DeadLetter;
 pub use registry::{TransportOptions, open, schemes};
 pub use transport::{
-    ConsumeOptions, Consumer, DeadLetter, Delivery, DeliveryTag, Exchange, ExchangeType, Features,
-    InlineStore, Outcome, Publication, Queue, Settled, Settlement, Subscription, Transport,
+    ConsumeOptions, Consumer, Delivery, DeliveryTag, Exchange, ExchangeType, Features, InlineStore, Outcome,
+    Publication, Queue, Settled, Settlement, Subscription, Transport,
 };

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,10 +14,11 @@ use celeriac_error::{Error, Result};
 use celeriac_protocol::{DeliveryInfo, Message, envelope};
 use tokio::sync::{Notify, mpsc};
 
+use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
 use crate::transport::{
-    ConsumeOptions, Consumer, DeadLetter, Delivery, DeliveryTag, Exchange, ExchangeType, Features, Outcome,
-    Publication, Queue, Settled, Settlement, Subscription, Transport,
+    ConsumeOptions, Consumer, Delivery, DeliveryTag, Exchange, ExchangeType, Features, Outcome, Publication,
+    Queue, Settled, Settlement, Subscription, Transport,
 };
 use crate::virtual_exchange::{binds, queues_for};
 
@@ -66,7 +66,9 @@ struct State {
     listeners: Vec<Listener>,
     consumers: BTreeMap<u64, Claims>,
     auto_delete: HashSet<Arc<str>>,
-    dead: Vec<DeadLetter>,
+    dead: Vec<(DeadLetter, Bytes)>,
+    /// How often the bodies of tasks that came back have begun, by task id.
+    begun: HashMap<String, u32>,
 }
 
 /// Where a message stands in its queue: priority, then age. It keeps its place while it is held.
@@ -92,6 +94,8 @@ struct Claims {
     queues: Vec<Arc<str>>,
     last_tag: u64,
     held: BTreeMap<u64, (Arc<str>, Place, Stored)>,
+    /// Whose begins were counted.
+    begun: HashMap<u64, String>,
     stopped: bool,
 }
 
@@ -99,6 +103,11 @@ impl State {
     fn next_number(&mut self) -> u64 {
         self.last_number += 1;
         self.last_number
+    }
+
+    fn take_dead(&mut self, id: &str) -> Option<(DeadLetter, Bytes)> {
+        let place = self.dead.iter().position(|(letter, _)| letter.id == id)?;
+        Some(self.dead.remove(place))
     }
 
     fn queue(&mut self, name: &str) -> &mut BTreeMap<Place, Stored> {
@@ -208,32 +217,29 @@ impl State {
         }
         let routes: Vec<_> =
             settlement.publish.iter().map(|publication| self.route(publication)).collect::<Result<_>>()?;
-        let Some((queue, place, stored)) =
-            self.consumers.get_mut(&consumer).and_then(|claims| claims.held.remove(&settlement.tag.0))
-        else {
+        let Some(claims) = self.consumers.get_mut(&consumer) else { return Ok(Settled::Lost) };
+        let Some((queue, place, stored)) = claims.held.remove(&settlement.tag.0) else {
             return Ok(Settled::Lost);
         };
+        if let Some(task_id) = claims.begun.remove(&settlement.tag.0)
+            && settlement.outcome != Outcome::Abandon
+        {
+            self.begun.remove(&task_id);
+        }
         for (publication, route) in settlement.publish.iter().zip(routes) {
             self.deliver(publication, route);
         }
         match &settlement.outcome {
             Outcome::Ack => {}
             Outcome::Requeue { redelivered } => self.put_back(&queue, place, stored, *redelivered),
+            Outcome::Abandon => self.put_back(&queue, place, stored, true),
             Outcome::Dead { reason, detail } => {
-                let id = self.next_number().to_string();
+                let mut letter = DeadLetter::new(&queue, reason, detail, &stored.raw);
+                letter.id = self.next_number().to_string();
                 if self.dead.len() == MAX_DEAD_LETTERS {
                     self.dead.remove(0);
                 }
-                self.dead.push(DeadLetter {
-                    id,
-                    queue: queue.as_ref().to_owned(),
-                    reason: (*reason).to_owned(),
-                    detail: detail.clone(),
-                    at_ms: SystemTime::now()
-                        .duration_since(UNIX_EPOCH)
-                        .map_or(0, |since| since.as_millis() as u64),
-                    raw: stored.raw,
-                });
+                self.dead.push((letter, stored.raw));
             }
         }
         Ok(Settled::Done)
@@ -339,8 +345,14 @@ impl Transport for MemoryTransport {
         let mut state = self.open_state()?;
         let id = state.next_number();
         let queues = options.queues.iter().map(|queue| queue.name.as_str().into()).collect();
-        let claims =
-            Claims { transport: self.id, queues, last_tag: 0, held: BTreeMap::new(), stopped: false };
+        let claims = Claims {
+            transport: self.id,
+            queues,
+            last_tag: 0,
+            held: BTreeMap::new(),
+            begun: HashMap::new(),
+            stopped: false,
+        };
         state.consumers.insert(id, claims);
         Ok(Arc::new(MemoryConsumer { id, broker: Arc::clone(&self.broker) }))
     }
@@ -369,7 +381,46 @@ impl Transport for MemoryTransport {
     }
 
     async fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {
-        Ok(self.open_state()?.dead.iter().skip(offset).take(limit).cloned().collect())
+        let state = self.open_state()?;
+        Ok(state.dead.iter().skip(offset).take(limit).map(|(letter, _)| letter.clone()).collect())
+    }
+
+    async fn dead_count(&self) -> Result<u64> {
+        Ok(self.open_state()?.dead.len() as u64)
+    }
+
+    async fn dead_letter(&self, id: &str) -> Result<Option<(DeadLetter, Bytes)>> {
+        Ok(self.open_state()?.dead.iter().find(|(letter, _)| letter.id == id).cloned())
+    }
+
+    async fn replay_dead(&self, ids: &[String], queue: Option<&str>) -> Result<Vec<bool>> {
+        let mut state = self.open_state()?;
+        // All of it is looked at before anything moves.
+        for (letter, raw) in state.dead.iter().filter(|(letter, _)| ids.contains(&letter.id)) {
+            letter.destination(queue)?;
+            envelope::decode(raw)?;
+        }
+        let mut replayed = Vec::with_capacity(ids.len());
+        for id in ids {
+            let letter = state.take_dead(id);
+            replayed.push(letter.is_some());
+            let Some((letter, raw)) = letter else { continue };
+            if let Some(task_id) = &letter.task_id {
+                state.begun.remove(task_id);
+            }
+            let destination = letter.destination(queue)?;
+            let message = envelope::decode(&raw)?;
+            let place = (message.properties.priority.unwrap_or(0), state.next_number());
+            state.queue(destination).insert(place, Stored { message, raw });
+        }
+        drop(state);
+        self.broker.changed.notify_waiters();
+        Ok(replayed)
+    }
+
+    async fn drop_dead(&self, ids: &[String]) -> Result<Vec<bool>> {
+        let mut state = self.open_state()?;
+        Ok(ids.iter().map(|id| state.take_dead(id).is_some()).collect())
     }
 
     async fn close(&self) {
@@ -415,7 +466,8 @@ impl Consumer for MemoryConsumer {
         let results = batch.iter().map(|settlement| state.settle(self.id, settlement)).collect();
         drop(state);
         let puts = |settlement: &Settlement| {
-            !settlement.publish.is_empty() || matches!(settlement.outcome, Outcome::Requeue { .. })
+            !settlement.publish.is_empty()
+                || matches!(settlement.outcome, Outcome::Requeue { .. } | Outcome::Abandon)
         };
         if batch.iter().any(puts) {
             self.broker.changed.notify_waiters();
@@ -427,6 +479,23 @@ impl Consumer for MemoryConsumer {
         let state = self.broker.lock();
         let claims = state.consumers.get(&self.id);
         Ok(tags.iter().map(|tag| claims.is_some_and(|claims| claims.held.contains_key(&tag.0))).collect())
+    }
+
+    async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>> {
+        let mut state = self.broker.lock();
+        let State { consumers, begun, .. } = &mut *state;
+        let claims = consumers.get_mut(&self.id);
+        let Some(claims) = claims else { return Ok(vec![None; batch.len()]) };
+        let counts = batch.iter().map(|(tag, task_id)| {
+            claims.held.contains_key(&tag.0).then(|| {
+                let count = begun.entry((*task_id).to_owned()).or_insert(1);
+                if claims.begun.insert(tag.0, (*task_id).to_owned()).is_none() {
+                    *count += 1;
+                }
+                *count
+            })
+        });
+        Ok(counts.collect())
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
@@ -445,7 +514,14 @@ impl Consumer for MemoryConsumer {
     }
 
     async fn close(&self) -> Result<()> {
-        self.broker.lock().end_consumer(self.id);
+        let mut state = self.broker.lock();
+        // Handed back in good order is settled; a consumer that is dropped has died.
+        let begun = state.consumers.get_mut(&self.id).map(|claims| std::mem::take(&mut claims.begun));
+        for task_id in begun.into_iter().flat_map(HashMap::into_values) {
+            state.begun.remove(&task_id);
+        }
+        state.end_consumer(self.id);
+        drop(state);
         self.broker.changed.notify_waiters();
         Ok(())
     }

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use celeriac_error::{Error, Result};
 use celeriac_protocol::Message;
 
+use crate::dead::DeadLetter;
+
 /// How an exchange finds its queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExchangeType {
@@ -95,6 +97,9 @@ pub enum Outcome {
         /// Whether the message says that it was handed out before.
         redelivered: bool,
     },
+    /// Back as by `Requeue { redelivered: true }`, while its body may still run, because nobody waits for it any longer. What
+    /// [`Consumer::begin`] counted stands: a body that never ends is not tried for ever.
+    Abandon,
     /// To the dead list with its original bytes: it can't be handled, or was rejected.
     Dead {
         /// One word: `malformed`, `unknown-task`, `rejected`, `content-disallowed`, `poison`.
@@ -169,23 +174,6 @@ pub struct ConsumeOptions {
     pub lease: Duration,
 }
 
-/// A message in the dead list.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeadLetter {
-    /// Names it in the list.
-    pub id: String,
-    /// The queue it was taken from.
-    pub queue: String,
-    /// See [`Outcome::Dead`].
-    pub reason: String,
-    /// See [`Outcome::Dead`].
-    pub detail: String,
-    /// When it came there, in milliseconds since 1970.
-    pub at_ms: u64,
-    /// The original bytes.
-    pub raw: Bytes,
-}
-
 /// A live or at least openable connection to a broker. Cheap to share; every method may be called at any time from
 /// any thread.
 ///
@@ -232,8 +220,24 @@ pub trait Transport: Send + Sync + 'static {
     /// Removes what waits in a queue; says how many there were.
     async fn purge(&self, queue: &str) -> Result<u64>;
 
-    /// The dead list, oldest first, from `offset`, at most `limit`.
+    /// The dead list without the messages themselves, oldest first, from `offset`, at most `limit`.
     async fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>>;
+
+    /// How many messages the dead list has.
+    async fn dead_count(&self) -> Result<u64>;
+
+    /// One message of the dead list with its original bytes; `None` when it is not there (any more).
+    async fn dead_letter(&self, id: &str) -> Result<Option<(DeadLetter, Bytes)>>;
+
+    /// Moves messages from the dead list to the end of the queues that they were taken from, or of `queue`, with their
+    /// original bytes and their priority: each is in one of the two places at any moment. Says of each whether it was there.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] when the queue of one is not known and none is given; nothing was moved then.
+    async fn replay_dead(&self, ids: &[String], queue: Option<&str>) -> Result<Vec<bool>>;
+
+    /// Removes messages from the dead list for good. Says of each whether it was there.
+    async fn drop_dead(&self, ids: &[String]) -> Result<Vec<bool>>;
 
     /// Ends every consumer and subscription, then the connection. Calling it twice is fine.
     async fn close(&self);
@@ -249,12 +253,42 @@ pub trait Consumer: Send + Sync {
     /// Dropping the future loses nothing: what it had claimed comes with the next call.
     async fn receive(&self, max: usize) -> Result<Vec<Delivery>>;
 
+    /// [`receive`](Consumer::receive) that leaves to others what they could begin sooner: from a queue that is soon empty it
+    /// takes at most `slots` at once, which is how many could begin now; below zero, so many wait here already. With 0 or less
+    /// it may not resolve though there are messages, so the caller drops it when a slot is free. How deep a queue is, the
+    /// transport judges; one that does not takes `max`.
+    async fn receive_share(&self, max: usize, slots: isize) -> Result<Vec<Delivery>> {
+        let _ = slots;
+        self.receive(max).await
+    }
+
     /// Settles deliveries; the results are in the order of the batch. After a transient error the same settlement
     /// may be given again.
     async fn settle(&self, batch: &[Settlement]) -> Vec<Result<Settled>>;
 
     /// Which of these deliveries are still ours. For results that are stored elsewhere, before they are.
     async fn still_held(&self, tags: &[DeliveryTag]) -> Result<Vec<bool>>;
+
+    /// Counts deliveries whose body is about to begin, by task id, and gives for each how often the body of that task has
+    /// begun, this time included; `None` when the delivery is no longer ours.
+    ///
+    /// Only for messages that were handed out before: that they come back means that somebody held them and did not settle
+    /// them, so the first count is 2. The count is forgotten when the delivery is settled, unless by [`Outcome::Abandon`],
+    /// and a week after the last one. Two deliveries of one task share it; one delivery is counted once, however often it is
+    /// asked for.
+    async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>>;
+
+    /// Whether what is held is certainly still ours: the leases were renewed less than a lease ago. False after this process
+    /// was stopped, or cut off from the broker, for longer; [`lost`](Consumer::lost) tells when it is known again.
+    fn leases_stand(&self) -> bool {
+        true
+    }
+
+    /// Resolves when leases that had run out were looked at again, with the deliveries that somebody else has taken over:
+    /// they are forgotten here, and settling them gives [`Settled::Lost`].
+    async fn lost(&self) -> Vec<DeliveryTag> {
+        std::future::pending().await
+    }
 
     /// Replaces the queues that are taken from.
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()>;

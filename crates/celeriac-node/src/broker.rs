@@ -8,7 +8,7 @@ use celeriac_broker::declare::Declarations;
 use celeriac_broker::producer::Producer;
 use celeriac_broker::publisher::{Publisher, RetryPolicy};
 use celeriac_broker::route::Route;
-use celeriac_broker::{Exchange, ExchangeType, Publication, Queue, Transport, TransportOptions};
+use celeriac_broker::{DeadLetter, Exchange, ExchangeType, Publication, Queue, Transport, TransportOptions};
 use celeriac_error::{Error, Result};
 use celeriac_protocol::task::TaskTemplate;
 use celeriac_protocol::{Message, Properties};
@@ -85,15 +85,38 @@ pub struct NativeRoute {
     pub interval_max_ms: f64,
 }
 
-/// A message in the dead list.
+/// What is known of a message in the dead list.
 #[napi(object)]
 pub struct NativeDeadLetter {
     pub id: String,
+    /// Empty when it is not known.
     pub queue: String,
     pub reason: String,
     pub detail: String,
+    /// Where the message says one.
+    pub task: Option<String>,
+    pub task_id: Option<String>,
     pub at_ms: f64,
-    pub raw: Buffer,
+    /// In bytes.
+    pub size: f64,
+    /// The original bytes; only when one message is asked for.
+    pub raw: Option<Buffer>,
+}
+
+impl NativeDeadLetter {
+    fn new(letter: DeadLetter, raw: Option<&[u8]>) -> Self {
+        Self {
+            id: letter.id,
+            queue: letter.queue,
+            reason: letter.reason,
+            detail: letter.detail,
+            task: letter.task,
+            task_id: letter.task_id,
+            at_ms: letter.at_ms as f64,
+            size: letter.size as f64,
+            raw: raw.map(|raw| raw.to_vec().into()),
+        }
+    }
 }
 
 /// What a transport can do.
@@ -351,18 +374,52 @@ impl NativeBroker {
         let transport = Arc::clone(&self.transport);
         promise(env, async move {
             let letters = transport.dead_letters(offset as usize, limit as usize).await?;
-            Ok(letters
-                .into_iter()
-                .map(|letter| NativeDeadLetter {
-                    id: letter.id,
-                    queue: letter.queue,
-                    reason: letter.reason,
-                    detail: letter.detail,
-                    at_ms: letter.at_ms as f64,
-                    raw: letter.raw.to_vec().into(),
-                })
-                .collect())
+            Ok(letters.into_iter().map(|letter| NativeDeadLetter::new(letter, None)).collect())
         })
+    }
+
+    /// How many messages the dead list has.
+    #[napi(catch_unwind)]
+    pub fn dead_count<'env>(&self, env: &'env Env) -> napi::Result<PromiseRaw<'env, f64>> {
+        let transport = Arc::clone(&self.transport);
+        promise(env, async move { transport.dead_count().await.map(|count| count as f64) })
+    }
+
+    /// One message of the dead list with its original bytes; null when it is not there.
+    #[napi(catch_unwind)]
+    pub fn dead_letter<'env>(
+        &self,
+        env: &'env Env,
+        id: String,
+    ) -> napi::Result<PromiseRaw<'env, Option<NativeDeadLetter>>> {
+        let transport = Arc::clone(&self.transport);
+        promise(env, async move {
+            let found = transport.dead_letter(&id).await?;
+            Ok(found.map(|(letter, raw)| NativeDeadLetter::new(letter, Some(&raw))))
+        })
+    }
+
+    /// Moves messages from the dead list back to their queues, or to `queue`; says of each whether it was there.
+    #[napi(catch_unwind)]
+    pub fn replay_dead<'env>(
+        &self,
+        env: &'env Env,
+        ids: Vec<String>,
+        #[napi(ts_arg_type = "string | null")] queue: Option<String>,
+    ) -> napi::Result<PromiseRaw<'env, Vec<bool>>> {
+        let transport = Arc::clone(&self.transport);
+        promise(env, async move { transport.replay_dead(&ids, queue.as_deref()).await })
+    }
+
+    /// Removes messages from the dead list for good; says of each whether it was there.
+    #[napi(catch_unwind)]
+    pub fn drop_dead<'env>(
+        &self,
+        env: &'env Env,
+        ids: Vec<String>,
+    ) -> napi::Result<PromiseRaw<'env, Vec<bool>>> {
+        let transport = Arc::clone(&self.transport);
+        promise(env, async move { transport.drop_dead(&ids).await })
     }
 
     /// What the transport can do.

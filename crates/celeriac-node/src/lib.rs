@@ -20,3 +20,10 @@ mod report;
 mod results;
 mod runtime;
 mod worker;
+
+/// The names of the fault points of this build. Not in the released one.
+#[cfg(feature = "fault-points")]
+#[napi_derive::napi]
+pub fn fault_points() -> Vec<&'static str> {
+    celeriac_broker::fault::NAMES.to_vec()
+}

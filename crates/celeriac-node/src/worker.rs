@@ -36,6 +36,8 @@ pub struct NativeWorkerOptions {
     pub lease_ms: f64,
     /// null is for ever
     pub lease_max_hold_ms: Option<f64>,
+    /// How often the body of one message may begin although its worker was lost each time; null is without end.
+    pub max_deliveries: Option<u32>,
     pub unknown_task_requeues: u32,
     /// MIME types
     pub accept_content: Vec<String>,
@@ -71,6 +73,7 @@ fn options(native: NativeWorkerOptions) -> Result<WorkerOptions> {
         lease: duration(native.lease_ms),
         patience: celeriac_worker::PATIENCE,
         lease_max_hold: native.lease_max_hold_ms.map(duration),
+        max_deliveries: native.max_deliveries,
         unknown_task_requeues: native.unknown_task_requeues,
         accept_content: native.accept_content,
         result_expires: native.result_expires_ms.map(duration),
@@ -124,6 +127,7 @@ impl NativeWorker {
     /// that was delivered is settled. Items:
     /// - a task: `[tag, name, id, args, kwargs, tagged, request]`, where `tagged` says that there are tags to revive,
     ///   and `request` holds what differs from the default;
+    /// - a task that was handed out before, whose begin is counted: `["redelivered", task]`; see `begin`;
     /// - a revoke of tasks that may be running: `["revoke", [ids], terminate, signal]`;
     /// - a request to stop: `["shutdown"]`.
     #[napi(catch_unwind, ts_return_type = "Promise<string | null>")]
@@ -136,6 +140,21 @@ impl NativeWorker {
         })
     }
 
+    /// To be called before the body of a redelivered task begins: how often it has begun, this time included; 0 when it is not
+    /// to be run, because it is no longer ours. The body has to begin in the same turn of the event loop.
+    #[napi(catch_unwind, ts_return_type = "Promise<number>")]
+    pub fn begin<'env>(&self, env: &'env Env, tag: f64) -> napi::Result<PromiseRaw<'env, u32>> {
+        let counting = self.worker.clone();
+        let worker = self.worker.clone();
+        env.spawn_future_with_callback(
+            async move { Ok(counting.begin(tag as u64).await) },
+            move |_, count| {
+                worker.has_begun(tag as u64, count);
+                Ok(count)
+            },
+        )
+    }
+
     /// A sign of life of this event loop, to be given about once a second.
     #[napi(catch_unwind)]
     pub fn beat(&self) {
@@ -144,7 +163,7 @@ impl NativeWorker {
 
     /// Settles deliveries; appends and returns. Lines, each a JSON array
     /// `[tag, outcome, state, result, traceback, children, publish]`: outcome 0 ack, 1 reject without requeue, 2 requeue
-    /// marked as redelivered, 3 requeue unmarked; state null stores nothing; publish null or an array of
+    /// marked as redelivered, 3 requeue unmarked, 4 to the dead list as poison; state null stores nothing; publish null or an array of
     /// `[route, taskId, args, kwargs, options]`.
     #[napi(catch_unwind)]
     pub fn settle(&self, batch: String) {

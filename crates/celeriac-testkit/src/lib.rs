@@ -3,4 +3,5 @@
 
 pub mod redis_server;
 pub mod result_store_contract;
+pub mod tcp_proxy;
 pub mod transport_contract;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use celeriac_broker::{DeliveryTag, Outcome, Settled, Settlement};
+use celeriac_broker::{DeliveryTag, Outcome, Settled, Settlement, fault_point};
 use celeriac_error::Result;
 use celeriac_protocol::task::TaskRequest;
 use celeriac_protocol::{Message, json};
@@ -16,7 +16,7 @@ use crate::intake::{self, Refusal};
 use crate::logger;
 use crate::outcome::{self, Document};
 use crate::settle;
-use crate::state::{Held, Notice, Shared, Stage};
+use crate::state::{Held, Notice, Preparation, Shared, Stage};
 use crate::watchdog;
 
 /// One delivery as JavaScript reads it: `[tag, name, id, args, kwargs, tagged, request]`; the request holds only what
@@ -137,8 +137,12 @@ pub(crate) async fn wait(shared: &Arc<Shared>) -> bool {
         {
             let state = shared.state();
             let free = shared.options.concurrency.saturating_sub(state.running);
-            let is_prepared = |tag| state.held.get(tag).is_some_and(|held: &Held| held.prepared);
-            if state.ready.iter().take(free).any(is_prepared) || !state.notices.is_empty() {
+            let mut next = state.ready.iter().filter_map(|tag| state.held.get(tag));
+            let begins = free > 0 && shared.leases_stand() && {
+                let mut next = next.by_ref().filter(|held| !state.is_held_up(held)).take(free);
+                next.any(|held| held.preparation == Preparation::Done)
+            };
+            if begins || !state.notices.is_empty() {
                 return true;
             }
             let over = shared.is_stopping() && state.held.is_empty() && shared.settle_queue.is_empty();
@@ -152,7 +156,7 @@ pub(crate) async fn wait(shared: &Arc<Shared>) -> bool {
 
 /// What must happen before the next bodies begin.
 #[derive(Default)]
-struct Preparation {
+struct Plan {
     /// Everything that is ready once the rest is done.
     tags: Vec<DeliveryTag>,
     /// Acknowledged before the body.
@@ -164,33 +168,38 @@ struct Preparation {
 }
 
 /// Looks at as many ready tasks as there are free slots.
-fn plan(shared: &Shared) -> Preparation {
+fn plan(shared: &Shared) -> Plan {
     let now = Timestamp::now();
-    let mut plan = Preparation::default();
+    let mut plan = Plan::default();
     let mut state = shared.state();
     let state = &mut *state;
     let free = shared.options.concurrency.saturating_sub(state.running);
-    let mut position = 0;
-    while position < free {
+    let (mut position, mut considered) = (0, 0);
+    while considered < free {
         let Some(tag) = state.ready.get(position).copied() else { break };
         let Some(held) = state.held.get_mut(&tag) else {
             state.ready.remove(position);
             continue;
         };
+        if held.counted && state.beginning.is_some() {
+            position += 1;
+            continue;
+        }
         if let Some(reason) = intake::refusal(held, &state.revoked, now) {
             state.ready.remove(position);
             plan.refused.extend(state.held.remove(&tag).map(|held| (tag, held, reason)));
             continue;
         }
         position += 1;
-        if held.prepared || held.preparing {
+        considered += 1;
+        if held.preparation != Preparation::Open {
             continue;
         }
         if held.settings.acks_late && !held.settings.track_started {
-            held.prepared = true;
+            held.preparation = Preparation::Done;
             continue;
         }
-        held.preparing = true;
+        held.preparation = Preparation::UnderWay;
         plan.tags.push(tag);
         if !held.settings.acks_late {
             plan.early.push(tag);
@@ -223,8 +232,8 @@ fn prepare(shared: &Arc<Shared>) {
             let mut state = shared.state();
             for tag in plan.tags {
                 if let Some(held) = state.held.get_mut(&tag) {
-                    held.preparing = false;
-                    held.prepared = !failed.contains(&tag);
+                    held.preparation =
+                        if failed.contains(&tag) { Preparation::Open } else { Preparation::Done };
                 }
             }
         }
@@ -282,7 +291,9 @@ async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) -> Vec<Delive
         .iter()
         .map(|tag| Settlement { tag: *tag, publish: Vec::new(), store: None, outcome: Outcome::Ack })
         .collect();
+    fault_point!("early_ack.before");
     let outcomes = consumer.settle(&batch).await;
+    fault_point!("early_ack.after");
     let mut failed = Vec::new();
     let mut lost = false;
     let mut state = shared.state();
@@ -315,6 +326,7 @@ async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) -> Vec<Delive
 /// Takes what JavaScript can run now, as one JSON array. Called on JavaScript's thread, so that what it has not taken
 /// is known not to have begun.
 pub(crate) fn collect(shared: &Shared) -> String {
+    fault_point!("collect.before");
     let mut out = String::from("[");
     let mut state = shared.state();
     state.last_contact = Some(Instant::now());
@@ -324,26 +336,35 @@ pub(crate) fn collect(shared: &Shared) -> String {
     let state = &mut *state;
     let now = Timestamp::now();
     let mut skipped = Vec::new();
-    while state.running < shared.options.concurrency {
+    while state.running < shared.options.concurrency && shared.leases_stand() {
         let Some(tag) = state.ready.pop_front() else { break };
         let Some(held) = state.held.get_mut(&tag) else { continue };
         // What came since `wait` looked, and needs nothing done before it, may go along.
         let plain = held.settings.acks_late && !held.settings.track_started;
-        if !held.prepared && !plain || intake::refusal(held, &state.revoked, now).is_some() {
+        let waits =
+            held.preparation != Preparation::Done && !plain || held.counted && state.beginning.is_some();
+        if waits || intake::refusal(held, &state.revoked, now).is_some() {
             skipped.push(tag);
             continue;
         }
         held.stage = Stage::Running;
+        held.taken = Some(Instant::now());
         if out.len() > 1 {
             out.push(',');
         }
-        out.push_str(&held.rendered);
+        if held.counted {
+            state.beginning = Some(tag);
+            let _ = write!(out, "[\"redelivered\",{}]", held.rendered);
+        } else {
+            out.push_str(&held.rendered);
+        }
         held.rendered = String::new();
         state.running += 1;
     }
     for tag in skipped.into_iter().rev() {
         state.ready.push_front(tag);
     }
+    fault_point!("collect.after");
     out.push(']');
     out
 }

@@ -18,7 +18,7 @@ use crate::options::TaskSettings;
 use crate::outcome::{self, Document};
 use crate::revoked::Revoked;
 use crate::settle::{self, Settling};
-use crate::state::{Held, Shared, Stage};
+use crate::state::{Held, Preparation, Shared, Stage};
 
 /// Sorts one delivery into its place. The caller tells JavaScript.
 pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
@@ -55,8 +55,12 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
         stage: Stage::Ready,
         acknowledged: false,
         expires,
-        prepared: false,
-        preparing: false,
+        preparation: Preparation::Open,
+        // What is acknowledged before its body never comes back.
+        counted: shared.options.max_deliveries.is_some()
+            && settings.acks_late
+            && message.properties.delivery_info.redelivered,
+        taken: None,
     };
     let reason = refusal(&held, &shared.state().revoked, now);
     if let Some(reason) = reason {

@@ -3,11 +3,13 @@
 //!
 //! JavaScript sees batches only: it asks for the next deliveries and gives back outcomes. Nothing here calls it.
 
+mod begin;
 mod connect;
 mod consume;
 mod control;
 mod deliver;
 mod intake;
+mod lost;
 mod options;
 mod outcome;
 mod revoked;

@@ -42,6 +42,11 @@ impl Schedule {
         self.heap.drain().map(|Reverse(due)| due.tag).collect()
     }
 
+    /// Forgets what `keeps` does not want.
+    pub(crate) fn retain(&mut self, keeps: impl Fn(DeliveryTag) -> bool) {
+        self.heap.retain(|Reverse(due)| keeps(due.tag));
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.heap.len()
     }

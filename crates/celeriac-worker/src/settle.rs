@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use celeriac_broker::route::TaskCall;
-use celeriac_broker::{Consumer, DeliveryTag, InlineStore, Outcome, Publication, Queue, Settled, Settlement};
+use celeriac_broker::{
+    Consumer, DeliveryTag, InlineStore, Outcome, Publication, Queue, Settled, Settlement, fault_point,
+};
 use celeriac_error::{Error, Result};
 use celeriac_protocol::json;
 use celeriac_result::StoreRequest;
@@ -155,6 +157,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
         if !batch.is_empty() {
             // Slots are free from here on, whether the broker answers or not.
             shared.deliverable.notify_one();
+            shared.capacity.notify_one();
         }
         let again = process(&shared, consumer.as_ref(), batch).await;
         let failed = !again.is_empty();
@@ -237,6 +240,7 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
         }
         "2" => Outcome::Requeue { redelivered: true },
         "3" => Outcome::Requeue { redelivered: false },
+        "4" => Outcome::Dead { reason: "poison", detail: lost_too_often(shared) },
         _ => Outcome::Ack,
     };
     let mut settling = Settling {
@@ -261,6 +265,11 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
         settling.refuse_publications(&error);
     }
     Ok(Some(settling))
+}
+
+fn lost_too_often(shared: &Shared) -> String {
+    let most = shared.options.max_deliveries.unwrap_or_default();
+    format!("its worker was lost each time that it ran; maxDeliveries is {most}")
 }
 
 fn read_publications(shared: &Shared, text: &str, settling: &mut Settling) -> Result<()> {
@@ -374,7 +383,9 @@ async fn settle_whole(
             (item, settlement)
         })
         .unzip();
+    fault_point!("settle.before");
     let outcomes = consumer.settle(&settlements).await;
+    fault_point!("settle.after");
     sort(shared, batch, outcomes)
 }
 
@@ -505,7 +516,9 @@ async fn publish(shared: &Shared, batch: &mut Vec<Settling>, again: &mut Vec<Set
     if publications.is_empty() {
         return None;
     }
+    fault_point!("publish.before");
     let mut outcomes = shared.transport.publish(&publications).await.into_iter();
+    fault_point!("publish.after");
     let mut first_error = None;
     for mut item in std::mem::take(batch) {
         let mut left = Vec::new();
@@ -541,7 +554,9 @@ async fn store(shared: &Shared, batch: &mut Vec<Settling>, again: &mut Vec<Settl
     if requests.is_empty() {
         return None;
     }
+    fault_point!("store.before");
     let mut outcomes = store.store(&requests).await.into_iter();
+    fault_point!("store.after");
     let mut first_error = None;
     for mut item in std::mem::take(batch) {
         if item.store.is_some() {

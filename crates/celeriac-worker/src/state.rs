@@ -28,6 +28,14 @@ pub(crate) enum Stage {
     Running,
 }
 
+/// How far what must happen before the body has happened: the early ack, the STARTED document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preparation {
+    Open,
+    UnderWay,
+    Done,
+}
+
 /// A message that this worker holds.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -41,10 +49,11 @@ pub(crate) struct Held {
     pub(crate) acknowledged: bool,
     /// `expires`, if it has one.
     pub(crate) expires: Option<jiff::Timestamp>,
-    /// What had to happen before the body has happened: the early ack, the STARTED document.
-    pub(crate) prepared: bool,
-    /// It is happening.
-    pub(crate) preparing: bool,
+    pub(crate) preparation: Preparation,
+    /// It was handed out before, so its begin is counted: see [`begin`](crate::begin).
+    pub(crate) counted: bool,
+    /// When JavaScript took it.
+    pub(crate) taken: Option<Instant>,
 }
 
 /// Something that JavaScript is told with its next deliveries.
@@ -81,6 +90,8 @@ pub(crate) struct State {
     /// How many of those wait to be put back.
     pub(crate) parked: usize,
     pub(crate) counts: Counts,
+    /// The counted message that keeps others of its kind from beginning: see [`begin`](crate::begin).
+    pub(crate) beginning: Option<DeliveryTag>,
     /// When JavaScript last gave a sign of life.
     pub(crate) last_contact: Option<Instant>,
 }
@@ -96,7 +107,9 @@ impl State {
         let mut unbegun = self.schedule.drain();
         let held = &self.held;
         self.ready.retain(|tag| {
-            let keeps = held.get(tag).is_some_and(|held| held.acknowledged || held.preparing);
+            let keeps = held
+                .get(tag)
+                .is_some_and(|held| held.acknowledged || held.preparation == Preparation::UnderWay);
             if !keeps {
                 unbegun.push(*tag);
             }
@@ -105,11 +118,19 @@ impl State {
         unbegun
     }
 
+    /// Whether a message must wait until another one has begun, or ended.
+    pub(crate) fn is_held_up(&self, held: &Held) -> bool {
+        held.counted && self.beginning.is_some()
+    }
+
     /// Takes a message out of whatever it waits in.
     pub(crate) fn remove(&mut self, tag: DeliveryTag) -> Option<Held> {
         let held = self.held.remove(&tag)?;
         if held.stage == Stage::Running {
             self.running -= 1;
+        }
+        if self.beginning == Some(tag) {
+            self.beginning = None;
         }
         Some(held)
     }
@@ -184,6 +205,11 @@ impl Shared {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether what is held is certainly still ours: see [`Consumer::leases_stand`].
+    pub(crate) fn leases_stand(&self) -> bool {
+        self.consumer.get().is_none_or(|consumer| consumer.leases_stand())
     }
 
     pub(crate) fn is_suspended(&self) -> bool {

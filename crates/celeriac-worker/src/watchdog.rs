@@ -9,10 +9,13 @@ use celeriac_broker::{Consumer, DeliveryTag, Outcome};
 use crate::consume;
 use crate::logger;
 use crate::settle::{self, Settling};
-use crate::state::{Shared, Stage};
+use crate::state::{Held, Shared, Stage};
 
 /// How often it is said that JavaScript is still stuck.
 const REMINDER: Duration = Duration::from_secs(60);
+
+/// How long a task may outlive its hard time limit before a silent worker gives it up.
+const HARD_LIMIT_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs until the worker stops.
 pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
@@ -64,32 +67,38 @@ async fn hand_back_unbegun(shared: &Arc<Shared>, consumer: &dyn Consumer) {
 }
 
 /// Once JavaScript was silent for longer than `leaseMaxHold`, what it runs goes back too: somebody else runs it again.
+/// Without that setting a task is held for its hard time limit and some grace, and without end where it has none.
 fn give_up_running(shared: &Shared) -> bool {
-    let Some(most) = shared.options.lease_max_hold else { return false };
-    if shared.state().last_contact.is_none_or(|at| at.elapsed() <= most) {
-        return false;
-    }
-    let given_up = take_running(shared);
+    let Some(silence) = shared.state().last_contact.map(|at| at.elapsed()) else { return false };
+    let given_up = take_running(shared, &Outcome::Abandon, |held| {
+        if let Some(most) = shared.options.lease_max_hold {
+            return silence > most;
+        }
+        let (hard, _) = held.request.time_limit;
+        let running = held.taken.map(|at| at.elapsed().as_secs_f64());
+        hard.zip(running).is_some_and(|(hard, running)| running > hard + HARD_LIMIT_GRACE.as_secs_f64())
+    });
     if given_up == 0 {
         return false;
     }
     log::error!(
         target: logger::WORKER,
-        "JavaScript was silent for longer than leaseMaxHold ({} s): {given_up} running tasks go back to their queues.",
-        most.as_secs_f64(),
+        "JavaScript has been silent for {:.0} s, which is longer than leaseMaxHold or the hard time limit allow: \
+         {given_up} running tasks go back to their queues.",
+        silence.as_secs_f64(),
     );
     true
 }
 
-/// Hands back what JavaScript runs, marked as begun; says how many that were.
-pub(crate) fn take_running(shared: &Shared) -> usize {
+/// Hands back what JavaScript runs, as far as `which` says so; says how many that were.
+pub(crate) fn take_running(shared: &Shared, outcome: &Outcome, which: impl Fn(&Held) -> bool) -> usize {
     let mut taken: Vec<(DeliveryTag, String)> = Vec::new();
     {
         let mut state = shared.state();
         let running: Vec<DeliveryTag> = state
             .held
             .iter()
-            .filter(|(_, held)| held.stage == Stage::Running && !held.acknowledged)
+            .filter(|(_, held)| held.stage == Stage::Running && !held.acknowledged && which(held))
             .map(|(tag, _)| *tag)
             .collect();
         for tag in running {
@@ -98,8 +107,7 @@ pub(crate) fn take_running(shared: &Shared) -> usize {
     }
     let count = taken.len();
     for (tag, task_id) in taken {
-        let outcome = Outcome::Requeue { redelivered: true };
-        shared.settle_queue.push(Settling { task_id, ..Settling::new(tag, outcome) });
+        shared.settle_queue.push(Settling { task_id, ..Settling::new(tag, outcome.clone()) });
     }
     count
 }

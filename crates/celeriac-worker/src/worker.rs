@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use celeriac_broker::declare::Declarations;
 use celeriac_broker::producer::Producer;
-use celeriac_broker::{ConsumeOptions, Transport};
+use celeriac_broker::{ConsumeOptions, DeliveryTag, Outcome, Transport};
 use celeriac_error::{Error, Result};
 use celeriac_result::ResultStore;
 use tokio::sync::OnceCell;
 
 use crate::options::WorkerOptions;
 use crate::state::Shared;
-use crate::{connect, consume, control, deliver, intake, settle, stats, watchdog};
+use crate::{begin, connect, consume, control, deliver, intake, lost, settle, stats, watchdog};
 
 /// How long closing waits for what JavaScript has finished to be settled. What is not settled by then is handed back.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -78,6 +78,7 @@ impl Worker {
         tokio::spawn(settle::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(consume::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(intake::run_schedule(Arc::clone(shared)));
+        tokio::spawn(lost::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(watchdog::run(Arc::clone(shared), consumer));
         Ok(())
     }
@@ -97,6 +98,18 @@ impl Worker {
     /// Takes what JavaScript can run now: one JSON array of deliveries and notices. To be called on JavaScript's thread.
     pub fn collect(&self) -> String {
         deliver::collect(&self.shared)
+    }
+
+    /// To be called before the body of a delivery begins that came as `["redelivered", …]`. Counts it, and gives how often the
+    /// body of this message has begun, this time included; 0 when it is not to be run, since it is no longer ours.
+    /// [`has_begun`](Self::has_begun) follows on JavaScript's thread.
+    pub async fn begin(&self, tag: u64) -> u32 {
+        begin::begin(&self.shared, DeliveryTag(tag)).await
+    }
+
+    /// Its body begins now, for the `count`-th time: the next redelivered one may be given out.
+    pub fn has_begun(&self, tag: u64, count: u32) {
+        begin::has_begun(&self.shared, DeliveryTag(tag), count);
     }
 
     /// Appends outcomes; they are read and carried out elsewhere.
@@ -144,7 +157,7 @@ impl Worker {
                 // What JavaScript has finished is settled before the rest is taken from it.
                 shared.settle_queue.drained().await;
                 // What runs has begun: whoever gets it next must be able to see that.
-                watchdog::take_running(shared);
+                watchdog::take_running(shared, &Outcome::Requeue { redelivered: true }, |_| true);
                 shared.settle_queue.drained().await;
             };
             let _ = tokio::time::timeout(CLOSE_PATIENCE, settled).await;

@@ -1,7 +1,5 @@
-import { createInterface } from 'node:readline/promises'
-
-import { CeleriacError } from '../../errors.ts'
 import type { CliCommand } from '../command.ts'
+import { confirm } from '../confirm.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { commaList } from '../option-values.ts'
 
@@ -38,19 +36,4 @@ export const purgeCommand: CliCommand = {
     }
     return exitCodes.ok
   },
-}
-
-async function confirm(question: string): Promise<boolean> {
-  if (process.stdin.isTTY !== true) {
-    throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `${question} There is nobody to ask: say -f`)
-  }
-  const terminal = createInterface({ input: process.stdin, output: process.stdout })
-  try {
-    const answer = await terminal.question(
-      `${question} It cannot be undone (-f does not ask). Are you sure? [y/N] `,
-    )
-    return /^y(es)?$/i.test(answer.trim())
-  } finally {
-    terminal.close()
-  }
 }

@@ -17,8 +17,11 @@ export class AsyncPool implements Pool {
   }
 
   begin(delivery: Delivery): void {
-    this.#active += 1
-    void this.start(delivery).then(this.#ended, this.#ended)
+    this.#track(this.start(delivery))
+  }
+
+  lose(delivery: Delivery, error: unknown): void {
+    this.#track(this.runner.lose(delivery, error))
   }
 
   terminate(ids: readonly string[]): void {
@@ -39,6 +42,11 @@ export class AsyncPool implements Pool {
 
   protected start(delivery: Delivery): Promise<void> {
     return this.runner.run(delivery)
+  }
+
+  #track(work: Promise<void>): void {
+    this.#active += 1
+    void work.then(this.#ended, this.#ended)
   }
 
   readonly #ended = (): void => {

@@ -5,6 +5,8 @@ import type { TaskRunner } from '../run-task.ts'
 export interface Pool {
   /** Begins a delivery, or puts it in line. Never throws; its end goes to the worker's settler. */
   begin(delivery: Delivery): void
+  /** Settles a delivery as failed with that, without beginning it; its message goes to the dead list as poison. */
+  lose(delivery: Delivery, error: unknown): void
   /** Ends the tasks of these ids, as far as the pool can. */
   terminate(ids: readonly string[]): void
   /** Settles a task that runs as failed. */

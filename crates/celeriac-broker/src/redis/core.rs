@@ -10,6 +10,7 @@ use celeriac_error::{Error, Result};
 use celeriac_protocol::envelope;
 use tokio::sync::{Notify, watch};
 
+use super::lease::{self, Leases};
 use super::link::Link;
 use super::listener::Listener;
 use super::routing::Router;
@@ -26,7 +27,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// One unsettled delivery.
 #[derive(Clone)]
 pub(super) struct Held {
-    /// Its tag in Redis, used by no other claim ever.
+    /// Its tag in Redis, used by no other claim ever; in the dead list its id there.
     pub(super) id: Arc<str>,
     pub(super) raw: Bytes,
     /// The list it was taken from.
@@ -35,9 +36,16 @@ pub(super) struct Held {
     /// It could not be read and lies in the dead list already: kombu's restore ends at the first record that it cannot
     /// parse, so no such message stays in `unacked` for longer than it takes to see that.
     pub(super) buried: bool,
+    /// The key that counts how often the body of its task has begun, when this delivery was counted there.
+    pub(super) counted: Option<Arc<str>>,
+    /// How many settlements of it are under way.
+    pub(super) settling: u32,
     /// A settlement was sent and its answer lost: when the claim is gone, it was that settlement.
     pub(super) unsure: bool,
 }
+
+/// A claim ends with the message that reaches this: its answer has to come in time, whatever the messages' size.
+pub(super) const BYTES_PER_CLAIM: usize = 16 << 20;
 
 /// What a claiming script gave us.
 pub(super) struct Claimed {
@@ -103,6 +111,8 @@ pub(super) struct Grant {
     pub(super) number: u64,
     /// How many messages; 0 once it was used.
     pub(super) credit: usize,
+    /// How many of them could begin at once.
+    pub(super) slots: isize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,6 +132,7 @@ pub(super) struct Core {
     calls: AtomicU64,
     tags: AtomicU64,
     pub(super) held: Mutex<HashMap<u64, Held>>,
+    pub(super) leases: Leases,
     pub(super) ready: Mutex<VecDeque<Delivery>>,
     /// Rung when a waiting receive should look again.
     pub(super) arrived: Notify,
@@ -156,6 +167,7 @@ impl Core {
             calls: AtomicU64::new(0),
             tags: AtomicU64::new(0),
             held: Mutex::default(),
+            leases: Leases::new(),
             ready: Mutex::default(),
             arrived: Notify::new(),
             grant: watch::Sender::new(Grant::default()),
@@ -180,7 +192,12 @@ impl Core {
 
     /// The prefix of the tags of one call of a claiming script.
     pub(super) fn next_call(&self) -> String {
-        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::Relaxed))
+        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// How many calls of a claiming script have been numbered; the number is the part of the prefix before its last colon.
+    pub(super) fn calls_so_far(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
     }
 
     /// The lease in milliseconds.
@@ -193,8 +210,8 @@ impl Core {
     }
 
     /// The server lets waiting connections take this many.
-    pub(super) fn open_grant(&self, credit: usize) {
-        self.grant.send_modify(|grant| *grant = Grant { number: grant.number + 1, credit });
+    pub(super) fn open_grant(&self, credit: usize, slots: isize) {
+        self.grant.send_modify(|grant| *grant = Grant { number: grant.number + 1, credit, slots });
     }
 
     /// The server lets nobody take anything, or we do not know.
@@ -202,6 +219,14 @@ impl Core {
         let mut credit = 0;
         self.grant.send_modify(|grant| credit = std::mem::take(&mut grant.credit));
         credit
+    }
+
+    /// A claim was limited by what may be claimed, so there may be more: the next one looks at all lists.
+    pub(super) fn expect_more(&self, claimed: &[Claimed], credit: usize) {
+        let bytes: usize = claimed.iter().map(|one| one.raw.len()).sum();
+        if claimed.len() >= credit || bytes >= BYTES_PER_CLAIM {
+            self.sweep_next();
+        }
     }
 
     /// A waiting connection broke: whoever waits is told, and asks anew when it comes back.
@@ -213,17 +238,29 @@ impl Core {
         }
     }
 
-    /// Makes deliveries of what a script claimed.
+    /// Makes deliveries of what scripts claimed.
     pub(super) async fn accept(&self, claimed: Vec<Claimed>) {
+        let oldest_call = claimed.iter().map(|one| call_number(&one.id)).min().unwrap_or_default();
         let mut deliveries = Vec::with_capacity(claimed.len());
         for Claimed { id, queue, list, raw } in claimed {
             let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
-            let held =
-                Held { id, raw: raw.clone(), list, queue: Arc::clone(&queue), buried: false, unsure: false };
+            let held = Held {
+                id,
+                raw: raw.clone(),
+                list,
+                queue: Arc::clone(&queue),
+                buried: false,
+                counted: None,
+                settling: 0,
+                unsure: false,
+            };
             lock(&self.held).insert(tag, held);
             let message = envelope::decode(&raw);
             deliveries.push(Delivery { tag: DeliveryTag(tag), queue, raw, message });
         }
+        let tags: Vec<u64> = deliveries.iter().map(|delivery| delivery.tag.0).collect();
+        let lost = lease::doubt(self, oldest_call, &tags).await;
+        deliveries.retain(|delivery| !lost.contains(&delivery.tag.0));
         let unreadable: Vec<(u64, String)> = deliveries
             .iter()
             .filter_map(|delivery| Some((delivery.tag.0, delivery.message.as_ref().err()?.to_string())))
@@ -240,4 +277,9 @@ impl Core {
         let count = ready.len().min(max);
         ready.drain(..count).collect()
     }
+}
+
+/// The number of the call that made a tag: see [`Core::next_call`].
+fn call_number(id: &str) -> u64 {
+    id.rsplit(':').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }

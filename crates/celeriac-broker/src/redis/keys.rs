@@ -91,14 +91,29 @@ impl Keys {
         self.own("leases")
     }
 
-    /// Messages that nobody could handle, by id.
+    /// What is known of messages that nobody could handle, by id.
     pub(super) fn dead(&self) -> String {
         self.own("dead")
     }
 
-    /// The ids of [`dead`](Self::dead) by time.
+    /// Their bytes.
+    pub(super) fn dead_raw(&self) -> String {
+        self.own("dead_raw")
+    }
+
+    /// Their ids by time.
     pub(super) fn dead_index(&self) -> String {
         self.own("dead_index")
+    }
+
+    /// All that scripts need to add to the dead list: these three, and the last id that was given.
+    pub(super) fn dead_list(&self) -> [String; 4] {
+        [self.dead(), self.dead_raw(), self.dead_index(), self.own("dead_last")]
+    }
+
+    /// How often the body of a task has begun whose messages came back.
+    pub(super) fn deliveries(&self, task_id: &str) -> String {
+        self.own(&format!("deliveries:{task_id}"))
     }
 
     /// How many messages each waiting consumer would take.

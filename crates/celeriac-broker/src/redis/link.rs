@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use celeriac_error::{Error, Result};
@@ -12,10 +13,59 @@ use tokio::sync::Mutex;
 use super::scripts::Script;
 use super::settings::Settings;
 
+/// After how long without any answer a connection is given up when a caller gives up. Whoever waits to the end has the
+/// response time-out.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(1);
+
 /// One connection for many calls at once. Opened when it is first used; opened again by the next call after it broke.
 pub(super) struct Link {
     settings: Arc<Settings>,
     state: Mutex<State>,
+    silence: Silence,
+}
+
+/// What callers who do not wait for their answers know. A connection that is silent for ever ends with the response
+/// time-out, which such callers never come to: each would hand it on to the next.
+struct Silence {
+    epoch: Instant,
+    /// Milliseconds from the epoch to the first call since the last answer; 0 where every call was answered.
+    since: AtomicU64,
+    /// The last generation that was given up.
+    given_up: AtomicU64,
+}
+
+impl Silence {
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64 + 1
+    }
+
+    fn ends(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    fn call(&self, generation: u64) -> Call<'_> {
+        let _ = self.since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
+        Call { silence: self, generation, is_answered: false }
+    }
+}
+
+/// A call on its way.
+struct Call<'a> {
+    silence: &'a Silence,
+    generation: u64,
+    is_answered: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if self.is_answered {
+            return self.silence.ends();
+        }
+        let since = self.silence.since.load(Ordering::Relaxed);
+        if since > 0 && self.silence.now().saturating_sub(since) >= GIVEN_UP_AFTER.as_millis() as u64 {
+            self.silence.given_up.fetch_max(self.generation, Ordering::Relaxed);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -28,13 +78,23 @@ struct State {
 
 impl Link {
     pub(super) fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, state: Mutex::default() }
+        let silence =
+            Silence { epoch: Instant::now(), since: AtomicU64::new(0), given_up: AtomicU64::new(0) };
+        Self { settings, state: Mutex::default(), silence }
     }
 
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64)> {
+    /// The connection, for a call that begins now.
+    async fn connection(&self) -> Result<(MultiplexedConnection, Call<'_>)> {
+        let (connection, generation) = self.opened().await?;
+        Ok((connection, self.silence.call(generation)))
+    }
+
+    async fn opened(&self) -> Result<(MultiplexedConnection, u64)> {
         let asked = Instant::now();
         let mut state = self.state.lock().await;
-        if let Some(connection) = &state.connection {
+        if let Some(connection) = &state.connection
+            && state.generation > self.silence.given_up.load(Ordering::Relaxed)
+        {
             return Ok((connection.clone(), state.generation));
         }
         if let Some((when, meaning, reason)) = &state.failed
@@ -47,6 +107,7 @@ impl Link {
                 state.failed = None;
                 state.generation += 1;
                 state.connection = Some(connection.clone());
+                self.silence.ends();
                 Ok((connection, state.generation))
             }
             Err(error) => {
@@ -57,7 +118,10 @@ impl Link {
         }
     }
 
-    async fn done<T>(&self, generation: u64, outcome: redis::RedisResult<T>) -> Result<T> {
+    async fn done<T>(&self, mut call: Call<'_>, outcome: redis::RedisResult<T>) -> Result<T> {
+        call.is_answered = true;
+        let generation = call.generation;
+        drop(call);
         let error = match outcome {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -73,48 +137,48 @@ impl Link {
 
     /// Opens the connection where there is none. When this fails nothing was sent.
     pub(super) async fn open(&self) -> Result<()> {
-        self.connection().await.map(drop)
+        self.opened().await.map(drop)
     }
 
     /// Sends one command, which may be sent twice: a connection that broke while it was idle is noticed by the next
     /// command only, and that is no reason to report a failure.
     pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
-        let (mut connection, generation) = self.connection().await?;
+        let (mut connection, call) = self.connection().await?;
         match command.query_async(&mut connection).await {
             Err(error) if error.is_connection_dropped() => {
-                let _ = self.done::<()>(generation, Err(error)).await;
-                let (mut connection, generation) = self.connection().await?;
+                let _ = self.done::<()>(call, Err(error)).await;
+                let (mut connection, call) = self.connection().await?;
                 let outcome = command.query_async(&mut connection).await;
-                self.done(generation, outcome).await
+                self.done(call, outcome).await
             }
-            outcome => self.done(generation, outcome).await,
+            outcome => self.done(call, outcome).await,
         }
     }
 
     /// Sends several commands in one write, which may be sent twice, as [`command`](Self::command) does.
     pub(super) async fn commands<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
-        let (mut connection, generation) = self.connection().await?;
+        let (mut connection, call) = self.connection().await?;
         match pipeline.query_async(&mut connection).await {
             Err(error) if error.is_connection_dropped() => {
-                let _ = self.done::<()>(generation, Err(error)).await;
+                let _ = self.done::<()>(call, Err(error)).await;
                 self.commands_once(pipeline).await
             }
-            outcome => self.done(generation, outcome).await,
+            outcome => self.done(call, outcome).await,
         }
     }
 
     /// Sends several commands in one write, once.
     pub(super) async fn commands_once<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
-        let (mut connection, generation) = self.connection().await?;
+        let (mut connection, call) = self.connection().await?;
         let outcome = pipeline.query_async(&mut connection).await;
-        self.done(generation, outcome).await
+        self.done(call, outcome).await
     }
 
-    /// Runs a script; `call` came from [`Script::call`]. Loads it where the server does not know it (any more).
-    pub(super) async fn script<T: FromRedisValue>(&self, script: &Script, call: &Cmd) -> Result<T> {
-        let (mut connection, generation) = self.connection().await?;
-        let outcome = script.run(&mut connection, call).await;
-        self.done(generation, outcome).await
+    /// Runs a script; `invocation` came from [`Script::call`]. Loads it where the server does not know it (any more).
+    pub(super) async fn script<T: FromRedisValue>(&self, script: &Script, invocation: &Cmd) -> Result<T> {
+        let (mut connection, call) = self.connection().await?;
+        let outcome = script.run(&mut connection, invocation).await;
+        self.done(call, outcome).await
     }
 }
 

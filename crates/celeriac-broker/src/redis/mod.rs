@@ -4,6 +4,7 @@
 //! same queues. What is held is in kombu's `unacked` too, so that a Python worker restores it when none of ours is left; beside
 //! it `celeriac.leases` says until when it is ours. Kept in one script each: claiming, settling, putting back.
 
+mod begin;
 mod consumer;
 mod core;
 mod dead;
@@ -27,17 +28,20 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use celeriac_error::{Error, Result};
 use tokio::sync::watch;
 
 use self::consumer::RedisConsumer;
 use self::core::{Core, Sources, lock};
+use self::dead::DeadList;
 use self::link::Link;
 use self::routing::Router;
 use self::settings::Settings;
+use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
 use crate::transport::{
-    ConsumeOptions, Consumer, DeadLetter, Exchange, Features, Publication, Queue, Subscription, Transport,
+    ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, Subscription, Transport,
 };
 
 pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
@@ -77,6 +81,10 @@ impl RedisTransport {
         } else {
             Ok(())
         }
+    }
+
+    fn dead_list(&self) -> DeadList<'_> {
+        DeadList { settings: &self.settings, link: &self.link }
     }
 }
 
@@ -151,7 +159,27 @@ impl Transport for RedisTransport {
 
     async fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {
         self.check_open()?;
-        dead::list(&self.settings, &self.link, offset, limit).await
+        self.dead_list().list(offset, limit).await
+    }
+
+    async fn dead_count(&self) -> Result<u64> {
+        self.check_open()?;
+        self.dead_list().count().await
+    }
+
+    async fn dead_letter(&self, id: &str) -> Result<Option<(DeadLetter, Bytes)>> {
+        self.check_open()?;
+        self.dead_list().get(id).await
+    }
+
+    async fn replay_dead(&self, ids: &[String], queue: Option<&str>) -> Result<Vec<bool>> {
+        self.check_open()?;
+        self.dead_list().replay(ids, queue).await
+    }
+
+    async fn drop_dead(&self, ids: &[String]) -> Result<Vec<bool>> {
+        self.check_open()?;
+        self.dead_list().drop(ids).await
     }
 
     async fn close(&self) {

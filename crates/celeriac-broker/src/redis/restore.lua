@@ -1,9 +1,9 @@
 -- Puts expired claims back, each only if it is still there and still expired: between the listing and this its
 -- holder may have renewed or settled it, and another restorer may have been faster.
 --
--- KEYS  1 unacked, 2 unacked index, 3 leases, 4 dead list, 5 dead index
--- ARGV  1 'ours' | 'kombu', 2 the age in seconds, then for each:
---       tag, number of lists, {list, message}…, entry of the dead list or '', milliseconds since 1970
+-- KEYS  1 unacked, 2 unacked index, 3 leases, 4 to 7 the dead list (see bury.lua)
+-- ARGV  1 'ours' | 'kombu', 2 the age in seconds, then for each: tag, number of lists, {list, message}…,
+--       and for 0 lists: entry of the dead list, milliseconds since 1970, first and last place of the message in the record
 -- Gives how many.
 
 local now = redis.call('TIME')
@@ -27,12 +27,14 @@ while at < #ARGV do
       failed = type(reply) == 'table' and reply.err ~= nil
     end
   end
-  local entry, moment = take(), take()
-  if due and not failed then
-    if entry ~= '' then
-      redis.call('HSET', KEYS[4], tag, entry)
-      redis.call('ZADD', KEYS[5], moment, tag)
+  if lists == 0 then
+    local entry, moment, first, last = take(), take(), take(), take()
+    if due then
+      local raw = string.sub(redis.call('HGET', KEYS[1], tag), first, last)
+      bury(KEYS[4], KEYS[5], KEYS[6], KEYS[7], entry, raw, moment)
     end
+  end
+  if due and not failed then
     redis.call('HDEL', KEYS[1], tag)
     redis.call('ZREM', KEYS[2], tag)
     redis.call('ZREM', KEYS[3], tag)

@@ -3,16 +3,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use celeriac_error::Result;
 use celeriac_protocol::envelope;
-use redis::Cmd;
+use redis::{Cmd, Value};
 
+use super::consumer::bulks;
 use super::core::Core;
-use super::dead;
 use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
+use crate::dead::DeadLetter;
+use crate::fault_point;
 
 /// How often somebody looks for leases that ran out.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -23,9 +25,14 @@ const DEAD_AFTER: Duration = Duration::from_secs(3);
 /// After how long a consumer is forgotten: longer than the server can hold a BLMOVE for it.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// The most claims of one round, and the most rounds of one turn: other work must get its share of the server.
+/// The most claims and bytes of one round, and how many entries of an index it may look at: the server does nothing else
+/// meanwhile.
 const CLAIMS_PER_ROUND: usize = 200;
-const ROUNDS: usize = 20;
+const BYTES_PER_ROUND: usize = 4 << 20;
+const LOOKS_PER_ROUND: usize = 2000;
+
+/// How long a turn may last: signs of life must go on.
+const TURN: Duration = Duration::from_millis(500);
 
 /// Whose claims.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,23 +46,29 @@ enum Whose {
 /// A sign of life each second; whoever's turn it is restores.
 pub(super) async fn keep(core: Arc<Core>) {
     loop {
+        // A server that is away is the receiver's to report.
+        if let Ok((ours, kombu)) = beat(&core, true).await {
+            if ours {
+                let _ = empty_abandoned_lists(&core).await;
+                let _ = restore(&core, Whose::Ours).await;
+            }
+            if kombu {
+                let _ = restore(&core, Whose::Kombu).await;
+            }
+        }
         // Spread, so that a fleet that was started at once does not ask at once.
         let jitter = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
         tokio::time::sleep(INTERVAL * (230 + jitter / 5) / 256).await;
-        // A server that is away is the receiver's to report.
-        let Ok((ours, kombu)) = beat(&core).await else { continue };
-        if ours {
-            let _ = empty_abandoned_lists(&core).await;
-            let _ = restore(&core, Whose::Ours).await;
-        }
-        if kombu {
-            let _ = restore(&core, Whose::Kombu).await;
-        }
     }
 }
 
-/// Gives a sign of life; says whether it is our turn to restore our kind's and kombu's claims.
-pub(super) async fn beat(core: &Core) -> Result<(bool, bool)> {
+/// Gives a sign of life, and no more: whoever takes a turn has to use it.
+pub(super) async fn announce(core: &Core) -> Result<()> {
+    beat(core, false).await.map(drop)
+}
+
+/// Gives a sign of life; says whether it is our turn to restore our kind's and kombu's claims, where we ask for one.
+async fn beat(core: &Core, asks: bool) -> Result<(bool, bool)> {
     let keys = &core.settings.keys;
     let mut call = BEAT.call(&[
         keys.workers(),
@@ -63,9 +76,8 @@ pub(super) async fn beat(core: &Core) -> Result<(bool, bool)> {
         keys.own("restore_turn"),
         keys.own("restore_turn_kombu"),
     ]);
-    call.arg(&core.name)
-        .arg(INTERVAL.as_millis() as u64 * 9 / 10)
-        .arg((core.settings.restore_interval.as_millis() as u64).max(1));
+    let interval = |interval: Duration| if asks { (interval.as_millis() as u64).max(1) } else { 0 };
+    call.arg(&core.name).arg(interval(INTERVAL * 9 / 10)).arg(interval(core.settings.restore_interval));
     for list in core.sources().plan.names() {
         call.arg(&**list);
     }
@@ -86,20 +98,24 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
     let keys = &core.settings.keys;
     let mode = if whose == Whose::Ours { "ours" } else { "kombu" };
     let age = core.settings.visibility_timeout.as_secs_f64();
-    for _ in 0..ROUNDS {
+    let began = Instant::now();
+    while began.elapsed() < TURN {
         let mut call = EXPIRED.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
-        call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND);
-        let due: Vec<Vec<u8>> = core.link.script(&EXPIRED, &call).await?;
+        call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND).arg(BYTES_PER_ROUND).arg(LOOKS_PER_ROUND);
+        fault_point!("redis.restore.before");
+        let mut reply: Vec<Value> = core.link.script(&EXPIRED, &call).await?;
+        let more = reply.first() == Some(&Value::Int(1));
+        let due = bulks(Value::Array(reply.split_off(reply.len().min(1)))).unwrap_or_default();
         if due.is_empty() {
+            if more {
+                continue;
+            }
             return Ok(());
         }
-        let mut call = RESTORE.call(&[
-            keys.unacked.clone(),
-            keys.unacked_index.clone(),
-            keys.leases(),
-            keys.dead(),
-            keys.dead_index(),
-        ]);
+        fault_point!("redis.restore.listed");
+        let mut places = vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()];
+        places.extend(keys.dead_list());
+        let mut call = RESTORE.call(&places);
         call.arg(mode).arg(age);
         let mut queues = HashMap::new();
         // Newest first: what is put back last is consumed first.
@@ -107,7 +123,8 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             add(core, whose, &mut queues, &mut call, &pair[0], &pair[1]).await?;
         }
         let restored: usize = core.link.script(&RESTORE, &call).await?;
-        if due.len() < CLAIMS_PER_ROUND * 2 || restored == 0 {
+        fault_point!("redis.restore.after");
+        if !more || restored == 0 {
             return Ok(());
         }
     }
@@ -126,8 +143,10 @@ async fn add(
     let keys = &core.settings.keys;
     call.arg(tag);
     let mut bury = |queue: &str, reason: &str, detail: &str, raw: &[u8]| {
-        let (entry, at_ms) = dead::entry(queue, reason, detail, raw);
-        call.arg(0).arg(entry).arg(at_ms);
+        let letter = DeadLetter::new(queue, reason, detail, raw);
+        // As Lua counts: from 1, and the last place is part of it.
+        let before = raw.as_ptr().addr() - record.as_ptr().addr();
+        call.arg(0).arg(letter.to_entry()).arg(letter.at_ms).arg(before + 1).arg(before + raw.len());
     };
     let Some(parts) = record::split(record) else {
         bury("", "malformed", "the record of the claim cannot be read", record);
@@ -161,6 +180,5 @@ async fn add(
     for queue in queues {
         call.arg(keys.list(queue, message.properties.priority.unwrap_or(0))).arg(&marked);
     }
-    call.arg("").arg("");
     Ok(())
 }

@@ -1,11 +1,13 @@
 -- Settles deliveries. Each is first checked: a claim that was lost publishes nothing and stores nothing.
 --
--- KEYS  1 unacked, 2 unacked index, 3 leases, 4 dead list, 5 dead index
+-- KEYS  1 unacked, 2 unacked index, 3 leases, 4 to 7 the dead list (see bury.lua)
 -- ARGV  1 the database of KEYS, then for each delivery:
---       tag, where it is held ('u' unacked, 'd' dead list), number of messages, {'L' list | 'P' channel, name, message}…,
+--       how it is held ('u' in unacked | 'b' the same, and then a key that goes with it | 'd' in the dead list), its tag there,
+--       number of messages, {'L' list | 'P' channel, name, message}…,
 --       '0' | '1', database, key, document, lifetime in ms (what is stored),
---       'a' | 'r', list, message | 'd', entry, milliseconds since 1970 (what becomes of it)
--- Gives for each 1 done, 0 lost, or the text of an error, after which it is still held.
+--       what becomes of it: 'a' | 'r', list, message (the same, 'k' instead of 'r' keeps the key) |
+--       'd', entry, milliseconds since 1970, length of the message
+-- Gives for each 1 done, 0 lost, {id in the dead list}, or the text of an error, after which it is still held.
 
 local at, own = 1, ARGV[1]
 local function take()
@@ -29,20 +31,24 @@ end
 
 local replies, gone = {}, {}
 while at < #ARGV do
-  local tag, holder = take(), take()
-  local list = holder == 'u' and KEYS[1] or KEYS[4]
-  local messages, failure = tonumber(take()), nil
-  local held
+  local holder, counted = take(), nil
+  if holder == 'b' then
+    counted = take()
+  end
+  local tag, messages, failure = take(), tonumber(take()), nil
+  local list = holder == 'd' and KEYS[4] or KEYS[1]
+  local reply
   if messages == 0 and ARGV[at + 1] == '0' and ARGV[at + 2] == 'a' then
     at = at + 2
-    held = redis.call('HDEL', list, tag) == 1
+    reply = redis.call('HDEL', list, tag)
   else
-    held = redis.call('HEXISTS', list, tag) == 1
+    local held = redis.call('HEXISTS', list, tag) == 1
+    reply = held and 1 or 0
     for _ = 1, messages do
       local how, name, message = take(), take(), take()
       if held and not failure then
-        local reply = redis.pcall(how == 'L' and 'LPUSH' or 'PUBLISH', name, message)
-        failure = type(reply) == 'table' and reply.err
+        local sent = redis.pcall(how == 'L' and 'LPUSH' or 'PUBLISH', name, message)
+        failure = type(sent) == 'table' and sent.err
       end
     end
     if take() == '1' then
@@ -52,31 +58,46 @@ while at < #ARGV do
       end
     end
     local outcome = take()
-    if outcome == 'r' then
+    if outcome == 'r' or outcome == 'k' then
       local name, message = take(), take()
       if held and not failure then
-        local reply = redis.pcall('RPUSH', name, message)
-        failure = type(reply) == 'table' and reply.err
+        local sent = redis.pcall('RPUSH', name, message)
+        failure = type(sent) == 'table' and sent.err
+      end
+      if outcome == 'k' then
+        counted = nil
       end
     elseif outcome == 'd' then
-      local entry, moment = take(), take()
-      if held and not failure then
+      local entry, moment, length = take(), take(), take()
+      if not held or failure then
+        outcome = nil
+      elseif holder == 'd' then
         redis.call('HSET', KEYS[4], tag, entry)
-        redis.call('ZADD', KEYS[5], moment, tag)
+      else
+        local raw = string.sub(redis.call('HGET', KEYS[1], tag), 2, 1 + length)
+        reply = {bury(KEYS[4], KEYS[5], KEYS[6], KEYS[7], entry, raw, moment)}
       end
     end
-    if held and not failure and not (outcome == 'd' and holder == 'd') then
+    if failure then
+      reply = failure
+    elseif held and not (outcome == 'd' and holder == 'd') then
       redis.call('HDEL', list, tag)
     else
       holder = nil
     end
   end
-  if held and holder == 'u' then
+  if failure or reply == 0 or not holder then
+    counted = nil
+  elseif holder == 'd' then
+    redis.call('HDEL', KEYS[5], tag)
+    redis.call('ZREM', KEYS[6], tag)
+  else
     gone[#gone + 1] = tag
-  elseif held and holder == 'd' then
-    redis.call('ZREM', KEYS[5], tag)
   end
-  replies[#replies + 1] = failure or (held and 1 or 0)
+  if counted then
+    redis.call('DEL', counted)
+  end
+  replies[#replies + 1] = reply
 end
 for first = 1, #gone, 1000 do
   local last = math.min(first + 999, #gone)

@@ -4,22 +4,31 @@ use std::collections::HashMap;
 
 use celeriac_error::{Error, Result};
 use celeriac_protocol::envelope;
-use redis::{Cmd, Value};
+use redis::{Cmd, FromRedisValue, Value};
 
-use super::consumer::{only, settled};
+use super::consumer::only;
 use super::core::{Core, Held, lock};
-use super::dead;
+use super::link::explain_text;
 use super::publish::{self, again};
 use super::routing::Destination;
 use super::scripts::SETTLE;
+use crate::dead::DeadLetter;
+use crate::fault_point;
 use crate::redis_result::lifetime_ms;
 use crate::transport::{InlineStore, Outcome, Settled, Settlement};
 
 /// The most settlements of one script: the server does nothing else meanwhile.
 const SETTLEMENTS_PER_SCRIPT: usize = 256;
 
+/// What became of a settlement, and its id when it came into the dead list.
+type Answer = (Settled, Option<i64>);
+
 pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Settled>> {
-    let mut results: Vec<Option<Result<Settled>>> = batch.iter().map(|_| None).collect();
+    ask(core, batch).await.into_iter().map(|result| result.map(|(settled, _)| settled)).collect()
+}
+
+async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
+    let mut results: Vec<Option<Result<Answer>>> = batch.iter().map(|_| None).collect();
     if let Err(error) = core.router.prepare(&core.link, batch.iter().flat_map(|one| &one.publish)).await {
         return batch.iter().map(|_| Err(again(&error))).collect();
     }
@@ -27,32 +36,35 @@ pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Sett
     if let Err(error) = core.link.open().await {
         return batch.iter().map(|_| Err(again(&error))).collect();
     }
+    let mut under_way = UnderWay { core, tags: Vec::with_capacity(batch.len()), sent: Vec::new() };
     let held: HashMap<u64, Held> = {
-        let all = lock(&core.held);
-        batch.iter().filter_map(|one| Some((one.tag.0, all.get(&one.tag.0)?.clone()))).collect()
+        let mut all = lock(&core.held);
+        let take = |one: &Settlement| {
+            let held = all.get_mut(&one.tag.0)?;
+            held.settling += 1;
+            under_way.tags.push(one.tag.0);
+            Some((one.tag.0, held.clone()))
+        };
+        batch.iter().filter_map(take).collect()
     };
     let mut order: Vec<usize> = (0..batch.len()).collect();
     // What goes back goes back newest first, so that the oldest is consumed next.
     order.sort_by_key(|&place| match batch[place].outcome {
-        Outcome::Requeue { .. } => (1, std::cmp::Reverse(batch[place].tag)),
+        Outcome::Requeue { .. } | Outcome::Abandon => (1, std::cmp::Reverse(batch[place].tag)),
         _ => (0, std::cmp::Reverse(crate::transport::DeliveryTag(0))),
     });
 
     for chunk in order.chunks(SETTLEMENTS_PER_SCRIPT) {
         let keys = &core.settings.keys;
-        let mut call = SETTLE.call(&[
-            keys.unacked.clone(),
-            keys.unacked_index.clone(),
-            keys.leases(),
-            keys.dead(),
-            keys.dead_index(),
-        ]);
+        let mut places = vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()];
+        places.extend(keys.dead_list());
+        let mut call = SETTLE.call(&places);
         call.arg(core.settings.database);
         let mut sent = Vec::with_capacity(chunk.len());
         for &place in chunk {
             let settlement = &batch[place];
             match held.get(&settlement.tag.0) {
-                None => results[place] = Some(Ok(Settled::Lost)),
+                None => results[place] = Some(Ok((Settled::Lost, None))),
                 Some(held) => match add(core, &mut call, held, settlement) {
                     Ok(()) => sent.push(place),
                     Err(error) => results[place] = Some(Err(error)),
@@ -62,14 +74,19 @@ pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Sett
         if sent.is_empty() {
             continue;
         }
-        match core.link.script::<Vec<Value>>(&SETTLE, &call).await {
+        under_way.sent = sent.iter().map(|&place| batch[place].tag.0).collect();
+        let replies = core.link.script::<Vec<Value>>(&SETTLE, &call).await;
+        under_way.sent.clear();
+        match replies {
             Ok(replies) => {
                 let mut all = lock(&core.held);
                 for (place, reply) in sent.into_iter().zip(replies) {
                     let tag = batch[place].tag.0;
-                    let mut result = settled(&core.settings.url, reply);
-                    if matches!(result, Ok(Settled::Lost)) && all.get(&tag).is_some_and(|held| held.unsure) {
-                        result = Ok(Settled::Done);
+                    let mut result = answer(&core.settings.url, reply);
+                    if matches!(result, Ok((Settled::Lost, _)))
+                        && all.get(&tag).is_some_and(|held| held.unsure)
+                    {
+                        result = Ok((Settled::Done, None));
                     }
                     if result.is_ok() {
                         all.remove(&tag);
@@ -92,6 +109,43 @@ pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Sett
     results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
 }
 
+/// Keeps renewals from taking what is being settled for lost, until it is dropped.
+struct UnderWay<'a> {
+    core: &'a Core,
+    tags: Vec<u64>,
+    /// Those whose answer has not come.
+    sent: Vec<u64>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut all = lock(&self.core.held);
+        for tag in &self.tags {
+            if let Some(held) = all.get_mut(tag) {
+                held.settling = held.settling.saturating_sub(1);
+            }
+        }
+        for tag in &self.sent {
+            if let Some(held) = all.get_mut(tag) {
+                held.unsure = true;
+            }
+        }
+    }
+}
+
+/// The script's answer about one settlement.
+fn answer(url: &str, reply: Value) -> Result<Answer> {
+    match reply {
+        Value::Int(1) => Ok((Settled::Done, None)),
+        Value::Int(_) => Ok((Settled::Lost, None)),
+        Value::BulkString(text) => Err(explain_text(url, &String::from_utf8_lossy(&text))),
+        Value::Array(ids) if matches!(ids[..], [Value::Int(_)]) => {
+            Ok((Settled::Done, ids.first().and_then(|id| i64::from_redis_value_ref(id).ok())))
+        }
+        other => Err(Error::Internal(format!("the settling script gave {other:?}"))),
+    }
+}
+
 /// Adds one settlement to a call; nothing of it when there is an error.
 fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Result<()> {
     let mut messages = Vec::new();
@@ -105,7 +159,12 @@ fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Res
             messages.push((how, name, prepared.payload.clone()));
         }
     }
-    call.arg(&*held.id).arg(if held.buried { "d" } else { "u" }).arg(messages.len());
+    match &held.counted {
+        _ if held.buried => call.arg("d"),
+        None => call.arg("u"),
+        Some(key) => call.arg("b").arg(&**key),
+    };
+    call.arg(&*held.id).arg(messages.len());
     for (how, name, payload) in messages {
         call.arg(how).arg(name).arg(&payload[..]);
     }
@@ -117,13 +176,17 @@ fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Res
     };
     match &settlement.outcome {
         Outcome::Ack => call.arg("a"),
-        Outcome::Requeue { redelivered } => {
+        Outcome::Requeue { .. } | Outcome::Abandon => {
+            let redelivered = !matches!(settlement.outcome, Outcome::Requeue { redelivered: false });
             let marked = redelivered.then(|| envelope::mark_redelivered(&held.raw)).flatten();
-            call.arg("r").arg(&*held.list).arg(marked.as_deref().unwrap_or(&held.raw))
+            let keeps = matches!(settlement.outcome, Outcome::Abandon);
+            call.arg(if keeps { "k" } else { "r" })
+                .arg(&*held.list)
+                .arg(marked.as_deref().unwrap_or(&held.raw))
         }
         Outcome::Dead { reason, detail } => {
-            let (entry, at_ms) = dead::entry(&held.queue, reason, detail, &held.raw);
-            call.arg("d").arg(entry).arg(at_ms)
+            let letter = DeadLetter::new(&held.queue, reason, detail, &held.raw);
+            call.arg("d").arg(letter.to_entry()).arg(letter.at_ms).arg(held.raw.len())
         }
     };
     Ok(())
@@ -140,11 +203,14 @@ pub(super) async fn bury(core: &Core, unreadable: &[(u64, String)]) {
         .iter()
         .map(|(tag, detail)| only(*tag, Outcome::Dead { reason: "malformed", detail: detail.clone() }))
         .collect();
-    let results = settle(core, &batch).await;
+    fault_point!("redis.bury.before");
+    let results = ask(core, &batch).await;
+    fault_point!("redis.bury.after");
     let mut all = lock(&core.held);
     for ((tag, mut held), result) in held.into_iter().zip(results) {
-        if matches!(result, Ok(Settled::Done)) {
+        if let Ok((Settled::Done, Some(id))) = result {
             held.buried = true;
+            held.id = id.to_string().into();
             all.insert(tag, held);
         }
     }

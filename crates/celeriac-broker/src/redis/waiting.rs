@@ -19,11 +19,12 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::consumer::bulks;
-use super::core::{Claimed, Core, Grant, Source, lock};
+use super::core::{BYTES_PER_CLAIM, Claimed, Core, Grant, Source, lock};
 use super::link::{connect, explain, limited};
 use super::listener::{self, Group};
 use super::scripts::{self, RUNG, Script, WAKE};
 use super::settings::Settings;
+use crate::fault_point;
 
 /// How long the server holds a BLMOVE.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -233,9 +234,7 @@ impl Waiting {
                 }
                 Ok(Woken::Claimed(messages)) => {
                     spent = grant.number;
-                    if messages.len() >= self.core.close_grant() {
-                        self.core.sweep_next();
-                    }
+                    self.core.expect_more(&messages, self.core.close_grant());
                     self.core.accept(messages).await;
                 }
                 Err(error) => {
@@ -306,11 +305,13 @@ impl Waiting {
             &keys.unacked_index,
             &keys.leases(),
             &keys.credits(),
+            &keys.workers(),
         ]);
-        call.arg(&core.name).arg(prefix).arg(core.lease_ms());
+        call.arg(&core.name).arg(prefix).arg(core.lease_ms()).arg(BYTES_PER_CLAIM);
         if let Target::List(source, _) = &self.target {
             call.arg(&source.json);
         }
+        fault_point!("redis.wake.before");
         let woken: RedisResult<Value> = if blocks {
             let mut both = redis::pipe();
             both.ignore_errors();
@@ -325,13 +326,19 @@ impl Waiting {
         };
         let woken = match woken {
             // The message lies in the private list: it must not wait for the next one.
-            Err(error) if scripts::is_missing(&error) => script.run(connection, &call).await?,
+            Err(error) if scripts::is_missing(&error) => {
+                fault_point!("redis.wake.moved");
+                script.run(connection, &call).await?
+            }
             woken => woken?,
         };
         Ok(match woken {
             Value::Int(_) => Woken::PutBack,
             reply => match self.claimed(prefix, reply) {
-                Some(claimed) if !claimed.is_empty() => Woken::Claimed(claimed),
+                Some(claimed) if !claimed.is_empty() => {
+                    fault_point!("redis.wake.after");
+                    Woken::Claimed(claimed)
+                }
                 _ => Woken::Nothing,
             },
         })

@@ -18,6 +18,7 @@ mod watch;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use celeriac_error::{Error, Result};
 use celeriac_protocol::envelope;
 use tokio::sync::mpsc;
@@ -27,9 +28,10 @@ use self::engine::{Engine, Request};
 use self::location::Location;
 use self::session::Outgoing;
 use self::subscription::{Listener, SqliteSubscription};
+use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
 use crate::transport::{
-    ConsumeOptions, Consumer, DeadLetter, Exchange, Features, Publication, Queue, Subscription, Transport,
+    ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, Subscription, Transport,
 };
 
 pub(crate) const SCHEMES: &[&str] = &["sqla+sqlite", "sqlalchemy+sqlite"];
@@ -63,6 +65,11 @@ fn unroutable(publication: &Publication) -> Error {
         exchange: publication.exchange.as_ref().to_owned(),
         routing_key: publication.routing_key.as_ref().to_owned(),
     }
+}
+
+/// The row of an id of the dead list; any other spelling of the number names nothing.
+fn dead_number(id: &str) -> Option<i64> {
+    id.parse().ok().filter(|number: &i64| number.to_string() == id)
 }
 
 #[async_trait]
@@ -156,6 +163,63 @@ impl Transport for SqliteTransport {
 
     async fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {
         self.engine.read(move |session| session.dead_letters(offset, limit)).await
+    }
+
+    async fn dead_count(&self) -> Result<u64> {
+        self.engine.read(|session| session.dead_count()).await
+    }
+
+    async fn dead_letter(&self, id: &str) -> Result<Option<(DeadLetter, Bytes)>> {
+        let Some(id) = dead_number(id) else { return Ok(None) };
+        self.engine
+            .read(move |session| {
+                let Some(letter) = session.dead_letter(id)? else { return Ok(None) };
+                Ok(session.dead_raw(id)?.map(|raw| (letter, raw)))
+            })
+            .await
+    }
+
+    async fn replay_dead(&self, ids: &[String], queue: Option<&str>) -> Result<Vec<bool>> {
+        let numbers: Vec<Option<i64>> = ids.iter().map(|id| dead_number(id)).collect();
+        let letters = self
+            .engine
+            .read(move |session| {
+                numbers
+                    .iter()
+                    .map(|id| match id {
+                        Some(id) => Ok(session.dead_letter(*id)?.map(|letter| (*id, letter))),
+                        None => Ok(None),
+                    })
+                    .collect::<rusqlite::Result<Vec<_>>>()
+            })
+            .await?;
+        let mut moves = Vec::with_capacity(letters.len());
+        for found in letters {
+            moves.push(match found {
+                Some((id, letter)) => Some((id, letter.destination(queue)?.to_owned(), letter)),
+                None => None,
+            });
+        }
+        self.engine
+            .write(move |session| {
+                moves
+                    .iter()
+                    .map(|found| match found {
+                        Some((id, queue, letter)) => session.replay_dead(*id, queue, letter),
+                        None => Ok(false),
+                    })
+                    .collect()
+            })
+            .await
+    }
+
+    async fn drop_dead(&self, ids: &[String]) -> Result<Vec<bool>> {
+        let numbers: Vec<Option<i64>> = ids.iter().map(|id| dead_number(id)).collect();
+        self.engine
+            .write(move |session| {
+                numbers.iter().map(|id| id.map_or(Ok(false), |id| session.drop_dead(id))).collect()
+            })
+            .await
     }
 
     async fn close(&self) {

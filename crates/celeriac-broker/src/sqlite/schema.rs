@@ -68,12 +68,17 @@ CREATE TABLE IF NOT EXISTS celeriac_fanout{own} (
     at_ms INTEGER NOT NULL,
     payload TEXT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS celeriac_dead_letter{own} (
+-- How often the bodies of tasks have begun whose messages came back.
+CREATE TABLE IF NOT EXISTS celeriac_delivery{own} (
+    task_id TEXT PRIMARY KEY,
+    count INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+-- What nobody could handle. The bytes come last: whoever lists the entries reads none of their pages.
+CREATE TABLE IF NOT EXISTS celeriac_dead{own} (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    queue TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    detail TEXT NOT NULL,
     at_ms INTEGER NOT NULL,
+    entry TEXT NOT NULL,
     raw BLOB NOT NULL
 );
 "#
@@ -84,7 +89,7 @@ CREATE TABLE IF NOT EXISTS celeriac_dead_letter{own} (
 pub(super) fn exists(connection: &Connection, location: &Location) -> rusqlite::Result<bool> {
     connection.query_row(
         "SELECT count(*) = 2 FROM sqlite_master WHERE type = 'table' AND name IN (?1, ?2)",
-        [&location.message_table, &format!("celeriac_dead_letter{}", suffix(location))],
+        [&location.message_table, &format!("celeriac_dead{}", suffix(location))],
         |row| row.get(0),
     )
 }
@@ -128,8 +133,16 @@ pub(super) struct Statements {
     pub(super) last_fanout: String,
     pub(super) next_fanout: String,
     pub(super) prune_fanout: String,
-    pub(super) add_dead_letter: String,
+    pub(super) add_dead: String,
     pub(super) dead_letters: String,
+    pub(super) dead_count: String,
+    pub(super) dead_letter: String,
+    pub(super) dead_raw: String,
+    pub(super) replay_dead: String,
+    pub(super) drop_dead: String,
+    pub(super) begin: String,
+    pub(super) forget: String,
+    pub(super) prune_deliveries: String,
 }
 
 impl Statements {
@@ -212,13 +225,28 @@ impl Statements {
                 "DELETE FROM celeriac_fanout{own} WHERE at_ms < ?1 \
                  OR id <= (SELECT max(id) FROM celeriac_fanout{own}) - ?2"
             ),
-            add_dead_letter: format!(
-                "INSERT INTO celeriac_dead_letter{own} (queue, reason, detail, at_ms, raw) VALUES (?1, ?2, ?3, ?4, ?5)"
-            ),
+            add_dead: format!("INSERT INTO celeriac_dead{own} (at_ms, entry, raw) VALUES (?1, ?2, ?3)"),
             dead_letters: format!(
-                "SELECT id, queue, reason, detail, at_ms, raw FROM celeriac_dead_letter{own} \
-                 ORDER BY id LIMIT ?1 OFFSET ?2"
+                "SELECT id, at_ms, CAST(entry AS BLOB), length(raw) FROM celeriac_dead{own} ORDER BY id LIMIT ?1 OFFSET ?2"
             ),
+            dead_count: format!("SELECT count(*) FROM celeriac_dead{own}"),
+            dead_letter: format!(
+                "SELECT id, at_ms, CAST(entry AS BLOB), length(raw) FROM celeriac_dead{own} WHERE id = ?1"
+            ),
+            dead_raw: format!("SELECT raw FROM celeriac_dead{own} WHERE id = ?1"),
+            // The same bytes as text, whatever they are: that is what Python expects of the column.
+            replay_dead: format!(
+                "INSERT INTO {message} (visible, timestamp, payload, version, queue_id) \
+                 SELECT 1, ?2, CAST(raw AS TEXT), 1, ?3 FROM celeriac_dead{own} WHERE id = ?1"
+            ),
+            drop_dead: format!("DELETE FROM celeriac_dead{own} WHERE id = ?1"),
+            begin: format!(
+                "INSERT INTO celeriac_delivery{own} (task_id, count, at_ms) VALUES (?1, 2, ?2) \
+                 ON CONFLICT (task_id) DO UPDATE SET count = CASE WHEN at_ms < ?3 THEN 2 ELSE count + 1 END, at_ms = ?2 \
+                 RETURNING count"
+            ),
+            forget: format!("DELETE FROM celeriac_delivery{own} WHERE task_id = ?1"),
+            prune_deliveries: format!("DELETE FROM celeriac_delivery{own} WHERE at_ms < ?1"),
         }
     }
 }

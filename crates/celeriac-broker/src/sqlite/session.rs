@@ -14,11 +14,15 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::failure::is_busy;
 use super::location::Location;
 use super::schema::{self, Statements};
-use crate::transport::{DeadLetter, ExchangeType};
+use crate::dead::DeadLetter;
+use crate::transport::ExchangeType;
 use crate::virtual_exchange::{binds, queues_for};
 
 /// How long a broadcast is kept for listeners that are slow.
 const FANOUT_KEPT: Duration = Duration::from_secs(60);
+
+/// How long it is remembered how often a body has begun.
+const COUNTS_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The most broadcasts that are kept.
 const FANOUT_MOST: i64 = 10_000;
@@ -80,6 +84,7 @@ pub(super) struct Session {
     /// kombu never deletes a queue, so an id stays what it is.
     queue_ids: HashMap<String, i64>,
     last_pruned: Option<Instant>,
+    last_counts_pruned: Option<Instant>,
     /// Something was put where a waiting receive may take it.
     pub(super) has_put: bool,
     /// Something was put where listeners hear it.
@@ -145,6 +150,7 @@ impl Session {
             identity: identity(&location.path),
             queue_ids: HashMap::new(),
             last_pruned: None,
+            last_counts_pruned: None,
             has_put: false,
             has_broadcast: false,
         })
@@ -330,8 +336,8 @@ impl Session {
     }
 
     pub(super) fn bury(&mut self, held: &Held, reason: &str, detail: &str) -> Result<()> {
-        let row = params![&*held.queue, reason, detail, now_ms(), &held.raw[..]];
-        self.run(&self.sql.add_dead_letter, row)?;
+        let letter = DeadLetter::new(&held.queue, reason, detail, &held.raw);
+        self.run(&self.sql.add_dead, params![letter.at_ms as i64, letter.to_entry(), &held.raw[..]])?;
         self.delete(held)
     }
 
@@ -407,22 +413,64 @@ impl Session {
         self.run(&self.sql.purge, [queue]).map(|count| count as u64)
     }
 
+    /// The count of a body that begins now.
+    pub(super) fn begin_body(&mut self, task_id: &str) -> Result<u32> {
+        let (now, oldest) = (now_ms(), now_ms() - COUNTS_KEPT.as_millis() as i64);
+        if self.last_counts_pruned.is_none_or(|last| last.elapsed() > Duration::from_secs(60 * 60)) {
+            self.run(&self.sql.prune_deliveries, [oldest])?;
+            self.last_counts_pruned = Some(Instant::now());
+        }
+        let mut statement = self.connection.prepare_cached(&self.sql.begin)?;
+        statement.query_row(params![task_id, now, oldest], |row| row.get(0))
+    }
+
+    pub(super) fn forget_begins(&mut self, task_id: &str) -> Result<()> {
+        self.run(&self.sql.forget, [task_id]).map(drop)
+    }
+
     pub(super) fn dead_letters(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {
         let page = [i64::try_from(limit).unwrap_or(i64::MAX), i64::try_from(offset).unwrap_or(i64::MAX)];
         let mut statement = self.connection.prepare_cached(&self.sql.dead_letters)?;
-        statement
-            .query_map(page, |row| {
-                Ok(DeadLetter {
-                    id: row.get::<_, i64>(0)?.to_string(),
-                    queue: row.get(1)?,
-                    reason: row.get(2)?,
-                    detail: row.get(3)?,
-                    at_ms: row.get::<_, i64>(4)? as u64,
-                    raw: bytes(row.get_ref(5)?),
-                })
-            })?
-            .collect()
+        statement.query_map(page, letter)?.collect()
     }
+
+    pub(super) fn dead_count(&self) -> Result<u64> {
+        self.number(&self.sql.dead_count, []).map(|count| count as u64)
+    }
+
+    pub(super) fn dead_letter(&self, id: i64) -> Result<Option<DeadLetter>> {
+        self.connection.prepare_cached(&self.sql.dead_letter)?.query_row([id], letter).optional()
+    }
+
+    pub(super) fn dead_raw(&self, id: i64) -> Result<Option<Bytes>> {
+        let mut statement = self.connection.prepare_cached(&self.sql.dead_raw)?;
+        statement.query_row([id], |row| Ok(bytes(row.get_ref(0)?))).optional()
+    }
+
+    /// Behind whatever waits in the queue; false when it is not in the dead list any more.
+    pub(super) fn replay_dead(&mut self, id: i64, queue: &str, letter: &DeadLetter) -> Result<bool> {
+        let queue = self.queue(queue)?;
+        let row = params![id, priority_timestamp(letter.priority), queue];
+        if self.run(&self.sql.replay_dead, row)? == 0 {
+            return Ok(false);
+        }
+        if let Some(task_id) = &letter.task_id {
+            self.forget_begins(task_id)?;
+        }
+        self.has_put = true;
+        self.drop_dead(id)
+    }
+
+    pub(super) fn drop_dead(&mut self, id: i64) -> Result<bool> {
+        self.run(&self.sql.drop_dead, [id]).map(|dropped| dropped == 1)
+    }
+}
+
+fn letter(row: &rusqlite::Row<'_>) -> Result<DeadLetter> {
+    let entry = bytes(row.get_ref(2)?);
+    let size = row.get::<_, Option<i64>>(3)?.unwrap_or_default() as u64;
+    let at_ms = row.get::<_, i64>(1).unwrap_or_default() as u64;
+    Ok(DeadLetter::from_entry(&row.get::<_, i64>(0)?.to_string(), Some(&entry), at_ms, || size))
 }
 
 /// Where kombu's order by timestamp has a place for a priority: it leaves the timestamp of what waits empty, which

@@ -79,8 +79,8 @@ impl Commands {
         }
     }
 
-    /// Lets go of the connection. What is being run on it still comes to its end.
-    pub(super) fn close(&self) {
+    /// Lets go of the connection; the next command opens another. What is being run on it still comes to its end.
+    pub(super) fn let_go(&self) {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).connecting = None;
     }
 

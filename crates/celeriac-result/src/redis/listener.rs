@@ -60,6 +60,8 @@ impl Listener {
             if heard {
                 failures = 0;
             }
+            // Where one connection was lost without a word, the other most likely was too.
+            self.commands.let_go();
             let error = self.url.error(RedisRole::ResultStore, &lost);
             if let Some(delay) = self.retry.delay(failures).filter(|_| error.is_transient()) {
                 failures += 1;

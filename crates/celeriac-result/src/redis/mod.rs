@@ -188,7 +188,7 @@ impl ResultStore for RedisStore {
     async fn close(&self) {
         self.waiters.close();
         self.end_listening();
-        self.commands.close();
+        self.commands.let_go();
     }
 }
 

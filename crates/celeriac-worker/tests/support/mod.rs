@@ -104,6 +104,7 @@ impl Bench {
             lease: Duration::from_secs(30),
             patience: celeriac_worker::PATIENCE,
             lease_max_hold: None,
+            max_deliveries: None,
             unknown_task_requeues: 0,
             accept_content: vec!["application/json".to_owned()],
             result_expires: None,

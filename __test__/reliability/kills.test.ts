@@ -1,0 +1,109 @@
+import { describe, expect, test } from 'vitest'
+import { type BrokerKind, brokers } from '../support/brokers.ts'
+import { fleet, type Fleet } from '../support/fleet.ts'
+import {
+  type Death,
+  feed,
+  idsThatEnded,
+  killAgainAndAgain,
+  killWhileItRuns,
+  recoveries,
+} from '../support/killing.ts'
+import { Random } from '../support/random.ts'
+import { expectEmpty } from '../support/reliability/expectations.ts'
+import { figure, spread } from '../support/reliability/figures.ts'
+
+/** Seconds. */
+const LEASE = 2
+const VISIBILITY_TIMEOUT = 5
+const QUEUE = 'work'
+const KILLS = 50
+
+const settings = (kind: BrokerKind) => ({
+  node: { workerLease: LEASE, brokerTransportOptions: kind.impatience(VISIBILITY_TIMEOUT) },
+  python: { broker_transport_options: kind.impatience(VISIBILITY_TIMEOUT) },
+})
+
+const startNode = (nodes: Fleet) => () => nodes.nodeWorker({ queues: QUEUE, args: ['-c', '10'] })
+
+/** Every one is there and no other, and none is missing in the result backend. */
+async function expectAll(nodes: Fleet, ids: readonly string[]): Promise<void> {
+  const ended = await idsThatEnded(nodes, ids, 60)
+  expect(ended.toSorted()).toEqual(ids.toSorted())
+  for (let first = 0; first < ids.length; first += 500) {
+    const some = ids.slice(first, first + 500).map((id) => nodes.app.AsyncResult(id).get({ timeout: 60 }))
+    expect(new Set(await Promise.all(some))).toEqual(new Set([null]))
+  }
+}
+
+/** A deadline is no measurement: the figure is printed, and what is far above it fails. */
+function expectRecovered(kind: BrokerKind, nodes: Fleet, deaths: readonly Death[], seconds: number): void {
+  const times = recoveries(nodes.ledger, deaths)
+  figure(`${kind.name}: what ${deaths.length} killed workers held began elsewhere`, spread(times))
+  expect(times.filter((milliseconds) => milliseconds > 3000 * seconds)).toEqual([])
+}
+
+for (const kind of brokers) {
+  describe(`on ${kind.name}`, () => {
+    test(`of two Node workers one is killed ${KILLS} times, each time while it runs tasks, and nothing is lost`, async () => {
+      const random = new Random()
+      const broker = await kind.start()
+      const nodes = fleet(broker, settings(kind))
+      const others = kind.has.pythonRecovers
+        ? [await nodes.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '10'] })]
+        : []
+
+      const killing = { isOver: false }
+      const over = killAgainAndAgain(random, nodes, { times: KILLS, count: 2, start: startNode(nodes) })
+      const feeding = feed(nodes, {
+        queue: QUEUE,
+        milliseconds: () => 20,
+        least: 20_000,
+        isOver: () => killing.isOver,
+      })
+      const { deaths } = await over.finally(() => (killing.isOver = true))
+      const ids = await feeding
+
+      await expectAll(nodes, ids)
+      expect(deaths.every(({ running }) => running > 0)).toBe(true)
+      expectRecovered(kind, nodes, deaths, LEASE + 2)
+      for (const other of others) expect(nodes.ledger.of(other.child.pid).begun).toBeGreaterThan(100)
+      const again = nodes.ledger.runs.length - ids.length
+      const running = deaths.reduce((sum, death) => sum + death.running, 0)
+      figure(
+        `${kind.name}: tasks, runs more than that, runs cut off by kills`,
+        `${ids.length}, ${again}, ${running}`,
+      )
+      await expectEmpty(broker, [QUEUE])
+      await nodes.stop()
+      await broker.stop()
+    })
+  })
+}
+
+for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
+  describe(`on ${kind.name}`, () => {
+    test('when every Node worker is killed at once, a Python worker recovers what they held', async () => {
+      const broker = await kind.start()
+      const both = fleet(broker, settings(kind))
+      const start = startNode(both)
+      const workers = [await start(), await start()]
+      await both.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '10'] })
+      const feeding = { isOver: false }
+      const sent = feed(both, {
+        queue: QUEUE,
+        milliseconds: () => 20,
+        least: 0,
+        isOver: () => feeding.isOver,
+      })
+      const deaths = await Promise.all(workers.map((worker) => killWhileItRuns(both, worker, 200)))
+      feeding.isOver = true
+      const ids = await sent
+      await expectAll(both, ids)
+      expectRecovered(kind, both, deaths, LEASE + VISIBILITY_TIMEOUT + 2)
+      await expectEmpty(broker, [QUEUE])
+      await both.stop()
+      await broker.stop()
+    })
+  })
+}

@@ -1,0 +1,60 @@
+//! What happens after this process was stopped, or cut off from the broker, for longer than a lease.
+
+use std::sync::Arc;
+
+use celeriac_broker::{Consumer, DeliveryTag};
+
+use crate::logger;
+use crate::state::{Shared, Stage, State};
+
+/// Forgets what somebody else has taken over; runs until the worker is closed.
+pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
+    while !shared.is_closed() {
+        let stopped = shared.stopped.notified();
+        tokio::select! {
+            lost = consumer.lost() => {
+                forget(&shared, &lost);
+                // Nothing was given out while that was not known.
+                shared.deliverable.notify_one();
+            }
+            () = stopped => {}
+        }
+    }
+}
+
+/// What has not begun never begins here. What runs runs on, since a body cannot be taken back; settling it will do nothing.
+pub(crate) fn forget(shared: &Shared, lost: &[DeliveryTag]) {
+    let (unbegun, running) = take(&mut shared.state(), lost);
+    if unbegun + running == 0 {
+        return;
+    }
+    log::warn!(
+        target: logger::WORKER,
+        "The leases of {} tasks had run out here, and other workers have taken them over: {unbegun} that had not begun \
+         are dropped, and what becomes of {running} that run counts no more.",
+        unbegun + running,
+    );
+    shared.capacity.notify_one();
+    shared.deliverable.notify_one();
+}
+
+/// How many of them had not begun, and how many run.
+fn take(state: &mut State, lost: &[DeliveryTag]) -> (u64, u64) {
+    let (mut unbegun, mut running) = (0, 0);
+    for tag in lost {
+        let Some(held) = state.held.get(tag) else { continue };
+        if held.stage == Stage::Running && state.beginning != Some(*tag) {
+            running += 1;
+            continue;
+        }
+        state.remove(*tag);
+        unbegun += 1;
+    }
+    if unbegun > 0 {
+        let held = &state.held;
+        state.ready.retain(|tag| held.contains_key(tag));
+        state.schedule.retain(|tag| held.contains_key(&tag));
+        state.counts.lost += unbegun;
+    }
+    (unbegun, running)
+}
