@@ -253,6 +253,15 @@ pub trait Consumer: Send + Sync {
     /// Dropping the future loses nothing: what it had claimed comes with the next call.
     async fn receive(&self, max: usize) -> Result<Vec<Delivery>>;
 
+    /// [`receive`](Consumer::receive) that leaves to others what they could begin sooner: from a queue that is soon empty it
+    /// takes at most `slots` at once, which is how many could begin now; below zero, so many wait here already. With 0 or less
+    /// it may not resolve though there are messages, so the caller drops it when a slot is free. How deep a queue is, the
+    /// transport judges; one that does not takes `max`.
+    async fn receive_share(&self, max: usize, slots: isize) -> Result<Vec<Delivery>> {
+        let _ = slots;
+        self.receive(max).await
+    }
+
     /// Settles deliveries; the results are in the order of the batch. After a transient error the same settlement
     /// may be given again.
     async fn settle(&self, batch: &[Settlement]) -> Vec<Result<Settled>>;

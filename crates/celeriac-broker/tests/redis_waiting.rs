@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use celeriac_broker::{Consumer, Delivery, Outcome, Publication, Transport};
 use celeriac_testkit::redis_server::RedisServer;
@@ -265,4 +266,91 @@ async fn a_flushed_database_does_not_deafen_the_listener() {
     let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
     publish(&transport, &[urgency("a", 9, "after")]).await;
     assert_eq!(within(waits).await.unwrap().iter().map(body).collect::<Vec<_>>(), ["after"]);
+}
+
+async fn nothing_comes(consumer: &Arc<dyn Consumer>, most: usize, slots: isize) {
+    let received =
+        tokio::time::timeout(Duration::from_millis(150), consumer.receive_share(most, slots)).await;
+    assert!(received.is_err(), "{received:?}");
+}
+
+#[tokio::test]
+async fn what_could_not_begin_yet_is_left_to_others_unless_there_is_much() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let consumer = consume(&transport, &["q"]).await;
+    let share = |most, slots| {
+        let consumer = Arc::clone(&consumer);
+        async move { within(consumer.receive_share(most, slots)).await.unwrap().len() }
+    };
+    let many = |count: usize| (0..count).map(|number| to("q", &number.to_string())).collect::<Vec<_>>();
+    publish(&transport, &many(12)).await;
+    assert_eq!(share(40, 5).await, 5, "as many as can begin");
+    assert_eq!(share(40, 0).await, 1, "one of seven is a quarter: one worker, and perhaps one of Python's");
+    nothing_comes(&consumer, 40, -1).await;
+    assert_eq!(share(40, 2).await, 2);
+    assert_eq!(share(3, 40).await, 3);
+    assert_eq!(share(40, 40).await, 1);
+
+    // The same when it waits.
+    let waits = tokio::spawn(share(40, 2));
+    waiting_at_least_one(&mut server.connection().await).await;
+    publish(&transport, &many(7)).await;
+    assert_eq!(within(waits).await.unwrap(), 2);
+    assert_eq!(share(40, 40).await, 5);
+
+    publish(&transport, &many(400)).await;
+    assert_eq!(share(50, 1).await, 50, "of a deep queue as many as may be held");
+    assert_eq!(share(50, -50).await, 37, "a quarter of 350, less what waits already");
+}
+
+#[tokio::test]
+async fn a_consumer_without_a_free_slot_leaves_what_comes_to_one_that_has() {
+    let server = RedisServer::start().await;
+    let (transport, busy) = many_lists(&server).await;
+    let (_other_transport, free) = many_lists(&server).await;
+    let mut connection = server.connection().await;
+    // It waited before, so the server knows it.
+    let waits = receive(&busy, 2);
+    waiting(&mut connection, 1).await;
+    waits.abort();
+    nothing_comes(&busy, 2, 0).await;
+    let waits = receive(&free, 5);
+    waiting_at_least_one(&mut connection).await;
+    for (queue, priority) in [("a", 0), ("b", 9)] {
+        publish(&transport, &[urgency(queue, priority, "for the free one")]).await;
+    }
+    let mut count = within(waits).await.unwrap().len();
+    while count < 2 {
+        count += within(receive(&free, 5)).await.unwrap().len();
+    }
+    nothing_comes(&busy, 2, 0).await;
+}
+
+#[tokio::test]
+async fn a_claim_ends_when_its_messages_are_large() {
+    let server = RedisServer::start().await;
+    let (transport, consumer) = many_lists(&server).await;
+    let large = "x".repeat(13 << 20);
+    let mut connection = server.connection().await;
+    for (queue, priority) in [("a", 0), ("b", 9)] {
+        // What is there already, and what comes while it waits.
+        let large = [
+            urgency(queue, priority, &large),
+            urgency(queue, priority, &large),
+            urgency(queue, priority, &large),
+        ];
+        publish(&transport, &large[..2]).await;
+        publish(&transport, &large[2..]).await;
+        let mut sizes = Vec::new();
+        while sizes.iter().sum::<usize>() < 3 {
+            sizes.push(within(consumer.receive(10)).await.unwrap().len());
+        }
+        assert_eq!(sizes, [1, 1, 1]);
+        let waits = receive(&consumer, 10);
+        waiting(&mut connection, 1).await;
+        publish(&transport, &large[..2]).await;
+        assert_eq!(within(waits).await.unwrap().len(), 1);
+        assert_eq!(within(receive(&consumer, 10)).await.unwrap().len(), 1);
+    }
 }

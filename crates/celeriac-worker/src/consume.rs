@@ -30,8 +30,11 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
             continue;
         }
         let interrupted = shared.interrupt.notified();
+        let slots = slots(&shared);
         let received = tokio::select! {
-            received = consumer.receive(room.min(BATCH)) => received,
+            received = consumer.receive_share(room.min(BATCH), slots) => received,
+            // Now it may be worth while to take from a queue that is soon empty.
+            () = shared.capacity.notified(), if slots <= 0 => continue,
             // What the dropped future had claimed is asked for by the watchdog.
             () = interrupted => continue,
         };
@@ -87,6 +90,12 @@ fn room(shared: &Shared) -> usize {
     let limit = if shared.options.prefetch == 0 { UNLIMITED } else { shared.options.prefetch };
     // What is not settled yet is held too: while results cannot be stored, nothing more is taken.
     limit.saturating_sub(state.prefetched() + shared.settle_queue.len())
+}
+
+/// How many more messages could begin now; below zero, so many wait for a slot.
+fn slots(shared: &Shared) -> isize {
+    let state = shared.state();
+    shared.options.concurrency as isize - (state.running + state.ready.len()) as isize
 }
 
 pub(crate) fn take(shared: &Arc<Shared>, deliveries: Vec<Delivery>) {

@@ -157,6 +157,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
         if !batch.is_empty() {
             // Slots are free from here on, whether the broker answers or not.
             shared.deliverable.notify_one();
+            shared.capacity.notify_one();
         }
         let again = process(&shared, consumer.as_ref(), batch).await;
         let failed = !again.is_empty();

@@ -1,21 +1,24 @@
 -- Claims up to a number of messages from several queues, or leaves a credit for whoever waits.
 --
--- KEYS  1 unacked, 2 unacked index, 3 leases, 4 credits, 5… the lists: every queue at the first priority step,
+-- KEYS  1 unacked, 2 unacked index, 3 leases, 4 credits, 5 workers, 6… the lists: every queue at the first priority step,
 --       then every queue at the second, …
--- ARGV  1 consumer, 2 prefix of the tags, 3 lease in ms, 4 the most, 5 '1' to share between queues,
---       6 number of queues, 7… the queues' names as JSON texts
--- Gives {offset of the list in KEYS from 5, {messages}, …}; the n-th message got the tag prefix .. n.
+-- ARGV  1 consumer, 2 prefix of the tags, 3 lease in ms, 4 the most, 5 how many of them could begin at once; when
+--       not above zero nobody is let claim later, 6 the most bytes,
+--       7 '1' to share between queues, 8 number of queues, 9… the queues' names as JSON texts
+-- Gives {offset of the list in KEYS from 6, {messages}, …}; the n-th message got the tag prefix .. n.
 
 -- A key of a wrong type has to fail here: once something is popped there is no way back.
 redis.call('HLEN', KEYS[1])
 redis.call('ZCARD', KEYS[2])
 redis.call('ZCARD', KEYS[3])
 
-local prefix, most, fair, queues = ARGV[2], tonumber(ARGV[4]), ARGV[5] == '1', tonumber(ARGV[6])
+local prefix, most, slots, bytes = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local fair, queues = ARGV[7] == '1', tonumber(ARGV[8])
+local workers = redis.call('ZCARD', KEYS[5])
 local time = redis.call('TIME')
 local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[3] / 1000)
 local given, taken, records, scores = {}, 0, {}, {}
-local failure
+local allowed, failure = {}, nil
 
 -- Lua's stack bounds the number of arguments of one call.
 local function write()
@@ -27,28 +30,33 @@ local function write()
   end
 end
 
-for first = 5, #KEYS, queues do
+for first = 6, #KEYS, queues do
   local open = {}
   for place = first, first + queues - 1 do
     open[#open + 1] = place
   end
-  while #open > 0 and taken < most do
+  while #open > 0 and taken < most and bytes > 0 do
     local share = most - taken
     if fair then
       share = math.ceil(share / #open)
     end
     local rest = {}
     for _, place in ipairs(open) do
-      local wanted = math.min(share, most - taken)
-      if wanted == 0 then
+      if taken == most or bytes <= 0 then
         break
       end
-      local got = redis.pcall('RPOP', KEYS[place], wanted)
-      if got and got.err then
+      if not allowed[place] then
+        local length, wrong = length_of(KEYS[place])
         -- A key that is no list. What was popped from others must be recorded all the same.
-        failure = got
-      elseif got then
-        local queue = ', "", ' .. ARGV[7 + (place - 5) % queues] .. ']'
+        failure = wrong or failure
+        allowed[place] = portion(length, most - taken, slots - taken, workers)
+      end
+      local wanted = math.min(share, most - taken, allowed[place])
+      if wanted > 0 then
+        local got = {}
+        bytes = pop(KEYS[place], wanted, bytes, got)
+        allowed[place] = allowed[place] - #got
+        local queue = ', "", ' .. ARGV[9 + (place - 6) % queues] .. ']'
         for _, raw in ipairs(got) do
           taken = taken + 1
           local tag = prefix .. taken
@@ -58,22 +66,22 @@ for first = 5, #KEYS, queues do
             scores[#scores + 1] = expiry
             scores[#scores + 1] = tag
           else
-            put_aside(KEYS[3], tag, ARGV[7 + (place - 5) % queues], raw, time)
+            put_aside(KEYS[3], tag, ARGV[9 + (place - 6) % queues], raw, time)
           end
           if #records >= 1000 then
             write()
           end
         end
-        given[#given + 1] = place - 5
+        given[#given + 1] = place - 6
         given[#given + 1] = got
-        if #got == wanted then
+        if #got == wanted and allowed[place] > 0 then
           rest[#rest + 1] = place
         end
       end
     end
     open = rest
   end
-  if taken >= most then
+  if taken >= most or bytes <= 0 then
     break
   end
 end
@@ -81,8 +89,8 @@ write()
 
 if taken == 0 and failure then
   return failure
-elseif taken == 0 then
-  redis.call('HSET', KEYS[4], ARGV[1], most)
+elseif taken == 0 and slots > 0 then
+  redis.call('HSET', KEYS[4], ARGV[1], most .. ':' .. slots)
 else
   redis.call('HDEL', KEYS[4], ARGV[1])
 end

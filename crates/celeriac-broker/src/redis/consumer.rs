@@ -10,7 +10,7 @@ use celeriac_error::{Error, Result};
 use redis::Value;
 use tokio::task::AbortHandle;
 
-use super::core::{Claimed, Core, Sources, Stage, lock};
+use super::core::{BYTES_PER_CLAIM, Claimed, Core, Sources, Stage, lock};
 use super::scripts::{ABANDONED, CLAIM};
 use super::settings::QueueOrder;
 use super::{begin, lease, listener, restore, settle, unanswered, waiting};
@@ -63,7 +63,7 @@ impl Drop for RedisConsumer {
 
 impl Core {
     /// Claims what is there, or lets the server give us what comes.
-    async fn ask(&self, max: usize) -> Result<()> {
+    async fn ask(&self, max: usize, slots: isize) -> Result<()> {
         let _asking = self.asking.lock().await;
         if !self.is_running() || !lock(&self.ready).is_empty() {
             return Ok(());
@@ -71,9 +71,8 @@ impl Core {
         if self.unanswered.has_new() && unanswered::look(self).await? {
             return Ok(());
         }
-        let max = max.min(MESSAGES_PER_CLAIM);
-        if std::mem::take(&mut *lock(&self.sweep)) {
-            let outcome = self.sweep(max).await;
+        if std::mem::take(&mut *lock(&self.sweep)) || slots <= 0 {
+            let outcome = self.sweep(max, slots).await;
             if outcome.is_err() {
                 self.close_grant();
                 self.sweep_next();
@@ -81,17 +80,17 @@ impl Core {
             return outcome;
         }
         let mut credit = redis::cmd("HSET");
-        credit.arg(self.settings.keys.credits()).arg(&self.name).arg(max);
+        credit.arg(self.settings.keys.credits()).arg(&self.name).arg(format!("{max}:{slots}"));
         let outcome = self.link.command::<()>(&credit).await;
         match outcome {
-            Ok(()) => self.open_grant(max),
+            Ok(()) => self.open_grant(max, slots),
             Err(_) => self.sweep_next(),
         }
         outcome
     }
 
     /// Looks at all lists at once.
-    async fn sweep(&self, max: usize) -> Result<()> {
+    async fn sweep(&self, max: usize, slots: isize) -> Result<()> {
         let sources = self.sources();
         let count = sources.queues.len();
         if count == 0 {
@@ -100,15 +99,21 @@ impl Core {
         let first = sources.first.load(Ordering::Relaxed) % count;
         let order: Vec<_> = sources.queues.iter().cycle().skip(first).take(count).collect();
         let (keys, steps) = (&self.settings.keys, self.settings.keys.steps.len());
-        let mut places =
-            vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases(), keys.credits()];
+        let mut places = vec![
+            keys.unacked.clone(),
+            keys.unacked_index.clone(),
+            keys.leases(),
+            keys.credits(),
+            keys.workers(),
+        ];
         for step in 0..steps {
             places.extend(order.iter().map(|source| source.lists[step].to_string()));
         }
         let fair = self.settings.order == QueueOrder::RoundRobin;
         let prefix = self.next_call();
         let mut call = CLAIM.call(&places);
-        call.arg(&self.name).arg(&prefix).arg(self.lease_ms()).arg(max).arg(i32::from(fair)).arg(count);
+        call.arg(&self.name).arg(&prefix).arg(self.lease_ms()).arg(max).arg(slots).arg(BYTES_PER_CLAIM);
+        call.arg(i32::from(fair)).arg(count);
         for source in &order {
             call.arg(&source.json);
         }
@@ -145,14 +150,16 @@ impl Core {
             taken = claimed.len();
         }
         if taken == 0 {
-            self.open_grant(max);
+            if slots > 0 {
+                self.open_grant(max, slots);
+            } else {
+                self.close_grant();
+            }
             return Ok(());
         }
         fault_point!("redis.claim.after");
         self.close_grant();
-        if taken == max {
-            self.sweep_next();
-        }
+        self.expect_more(&claimed, max);
         self.accept(claimed).await;
         Ok(())
     }
@@ -209,8 +216,15 @@ pub(super) fn bulks(value: Value) -> Option<Vec<Bytes>> {
 #[async_trait]
 impl Consumer for RedisConsumer {
     async fn receive(&self, max: usize) -> Result<Vec<Delivery>> {
+        self.receive_share(max, isize::try_from(max).unwrap_or(isize::MAX)).await
+    }
+
+    async fn receive_share(&self, max: usize, slots: isize) -> Result<Vec<Delivery>> {
         let _turn = self.turn.lock().await;
-        let (core, max) = (&self.core, max.max(1));
+        let (core, max) = (&self.core, max.clamp(1, MESSAGES_PER_CLAIM));
+        let slots = slots.min(max as isize);
+        // Without a free slot nobody claims for us later: we look once.
+        let mut looks = slots <= 0;
         let mut stage = core.stage.subscribe();
         loop {
             let arrived = core.arrived.notified();
@@ -227,11 +241,12 @@ impl Consumer for RedisConsumer {
             if let Some(error) = fault {
                 return Err(error);
             }
-            let granted = core.grant.borrow().credit;
-            if *lock(&core.sweep) || granted != max.min(MESSAGES_PER_CLAIM) {
+            let granted = *core.grant.borrow();
+            if *lock(&core.sweep) || looks || (slots > 0 && (granted.credit, granted.slots) != (max, slots)) {
+                looks = false;
                 // In a task of its own: what it claims is kept even when this future is dropped.
                 let asking = Arc::clone(core);
-                match tokio::spawn(async move { asking.ask(max).await }).await {
+                match tokio::spawn(async move { asking.ask(max, slots).await }).await {
                     Ok(outcome) => outcome?,
                     Err(error) => return Err(Error::Internal(format!("claiming ended early: {error}"))),
                 }

@@ -44,6 +44,9 @@ pub(super) struct Held {
     pub(super) unsure: bool,
 }
 
+/// A claim ends with the message that reaches this: its answer has to come in time, whatever the messages' size.
+pub(super) const BYTES_PER_CLAIM: usize = 16 << 20;
+
 /// What a claiming script gave us.
 pub(super) struct Claimed {
     /// Its tag in Redis.
@@ -108,6 +111,8 @@ pub(super) struct Grant {
     pub(super) number: u64,
     /// How many messages; 0 once it was used.
     pub(super) credit: usize,
+    /// How many of them could begin at once.
+    pub(super) slots: isize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -205,8 +210,8 @@ impl Core {
     }
 
     /// The server lets waiting connections take this many.
-    pub(super) fn open_grant(&self, credit: usize) {
-        self.grant.send_modify(|grant| *grant = Grant { number: grant.number + 1, credit });
+    pub(super) fn open_grant(&self, credit: usize, slots: isize) {
+        self.grant.send_modify(|grant| *grant = Grant { number: grant.number + 1, credit, slots });
     }
 
     /// The server lets nobody take anything, or we do not know.
@@ -214,6 +219,14 @@ impl Core {
         let mut credit = 0;
         self.grant.send_modify(|grant| credit = std::mem::take(&mut grant.credit));
         credit
+    }
+
+    /// A claim was limited by what may be claimed, so there may be more: the next one looks at all lists.
+    pub(super) fn expect_more(&self, claimed: &[Claimed], credit: usize) {
+        let bytes: usize = claimed.iter().map(|one| one.raw.len()).sum();
+        if claimed.len() >= credit || bytes >= BYTES_PER_CLAIM {
+            self.sweep_next();
+        }
     }
 
     /// A waiting connection broke: whoever waits is told, and asks anew when it comes back.

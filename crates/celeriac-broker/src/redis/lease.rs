@@ -77,10 +77,9 @@ pub(super) async fn keep(core: Arc<Core>) {
     let third = core.lease / 3;
     loop {
         let age = lock(&core.leases.state).renewed.age();
-        if age < third {
-            tokio::time::sleep((third - age).min(TICK)).await;
-        } else {
-            renew(&core, third).await;
+        match third.checked_sub(age) {
+            Some(rest) if !rest.is_zero() => tokio::time::sleep(rest.min(TICK)).await,
+            _ => renew(&core, third).await,
         }
     }
 }

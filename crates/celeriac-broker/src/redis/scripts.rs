@@ -13,10 +13,8 @@ const BURY: &str = include_str!("bury.lua");
 /// The functions that keep out of `unacked` what can be no message.
 const MALFORMED: &str = include_str!("malformed.lua");
 
-pub(super) static CLAIM: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&format!("{BURY}{MALFORMED}{}", include_str!("claim.lua"))));
-pub(super) static WAKE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&format!("{BURY}{MALFORMED}{}", include_str!("wake.lua"))));
+pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| claiming(include_str!("claim.lua")));
+pub(super) static WAKE: LazyLock<Script> = LazyLock::new(|| claiming(include_str!("wake.lua")));
 pub(super) static SETTLE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&format!("{STORE_RESULT}{BURY}{}", include_str!("settle.lua"))));
 pub(super) static BEGIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("begin.lua")));
@@ -28,12 +26,15 @@ pub(super) static RESTORE: LazyLock<Script> =
 pub(super) static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("replay.lua")));
 pub(super) static DROP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("drop.lua")));
 pub(super) static ABANDONED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("abandoned.lua")));
-pub(super) static RUNG: LazyLock<Script> =
-    LazyLock::new(|| Script::new(&format!("{BURY}{MALFORMED}{}", include_str!("rung.lua"))));
+pub(super) static RUNG: LazyLock<Script> = LazyLock::new(|| claiming(include_str!("rung.lua")));
 pub(super) static RING: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("ring.lua")));
 pub(super) static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("turn.lua")));
 pub(super) static FOUND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("found.lua")));
 pub(super) static BIND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("bind.lua")));
+
+fn claiming(source: &str) -> Script {
+    Script::new(&format!("{BURY}{MALFORMED}{}{source}", include_str!("pop.lua")))
+}
 
 /// A script and the digest by which the server knows it.
 pub(super) struct Script(redis::Script);

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::consumer::bulks;
-use super::core::{Claimed, Core, Grant, Source, lock};
+use super::core::{BYTES_PER_CLAIM, Claimed, Core, Grant, Source, lock};
 use super::link::{connect, explain, limited};
 use super::listener::{self, Group};
 use super::scripts::{self, RUNG, Script, WAKE};
@@ -234,9 +234,7 @@ impl Waiting {
                 }
                 Ok(Woken::Claimed(messages)) => {
                     spent = grant.number;
-                    if messages.len() >= self.core.close_grant() {
-                        self.core.sweep_next();
-                    }
+                    self.core.expect_more(&messages, self.core.close_grant());
                     self.core.accept(messages).await;
                 }
                 Err(error) => {
@@ -307,8 +305,9 @@ impl Waiting {
             &keys.unacked_index,
             &keys.leases(),
             &keys.credits(),
+            &keys.workers(),
         ]);
-        call.arg(&core.name).arg(prefix).arg(core.lease_ms());
+        call.arg(&core.name).arg(prefix).arg(core.lease_ms()).arg(BYTES_PER_CLAIM);
         if let Target::List(source, _) = &self.target {
             call.arg(&source.json);
         }

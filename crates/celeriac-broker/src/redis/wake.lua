@@ -1,8 +1,8 @@
 -- Runs in the same write as `BLMOVE list private RIGHT LEFT`, so right after it: claims what it moved and what
 -- else the list has, as far as the consumer has credit, or puts it back where it came from.
 --
--- KEYS  1 private list, 2 list, 3 unacked, 4 unacked index, 5 leases, 6 credits
--- ARGV  1 consumer, 2 prefix of the tags, 3 lease in ms, 4 the queue's name as JSON text
+-- KEYS  1 private list, 2 list, 3 unacked, 4 unacked index, 5 leases, 6 credits, 7 workers
+-- ARGV  1 consumer, 2 prefix of the tags, 3 lease in ms, 4 the most bytes, 5 the queue's name as JSON text
 -- Gives the messages, whose tags are prefix .. 1, …; or, when they were put back, how many.
 
 redis.call('HLEN', KEYS[3])
@@ -13,7 +13,7 @@ local moved = redis.call('LLEN', KEYS[1])
 if moved == 0 then
   return {}
 end
-local credit = tonumber(redis.call('HGET', KEYS[6], ARGV[1]) or '0')
+local credit, slots = credit_of(KEYS[6], ARGV[1])
 -- The head is the newest: moved one by one, the oldest comes last and so is consumed first.
 local keep = math.min(credit, moved)
 for _ = 1, moved - keep do
@@ -25,16 +25,19 @@ end
 
 local messages = redis.call('RPOP', KEYS[1], keep)
 if credit > moved then
-  -- An error's table has no elements: whatever came to be there, what was moved is recorded.
-  for _, raw in ipairs(redis.pcall('RPOP', KEYS[2], credit - moved) or {}) do
-    messages[#messages + 1] = raw
+  local bytes = tonumber(ARGV[4])
+  for _, raw in ipairs(messages) do
+    bytes = bytes - #raw
   end
+  local length = length_of(KEYS[2])
+  local wanted = portion(length + moved, credit, slots, redis.call('ZCARD', KEYS[7])) - moved
+  pop(KEYS[2], math.min(wanted, length), bytes, messages)
 end
 redis.call('HDEL', KEYS[6], ARGV[1])
 
 local time = redis.call('TIME')
 local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[3] / 1000)
-local queue = ', "", ' .. ARGV[4] .. ']'
+local queue = ', "", ' .. ARGV[5] .. ']'
 for first = 1, #messages, 500 do
   local records, scores = {}, {}
   for place = first, math.min(first + 499, #messages) do
@@ -45,7 +48,7 @@ for first = 1, #messages, 500 do
       scores[#scores + 1] = expiry
       scores[#scores + 1] = tag
     else
-      put_aside(KEYS[5], tag, ARGV[4], messages[place], time)
+      put_aside(KEYS[5], tag, ARGV[5], messages[place], time)
     end
   end
   if #records > 0 then
