@@ -28,13 +28,16 @@ type JsonObject = Record<string, unknown>
 /** As much of the arguments as is shown: ten times what Celery sends in `argsrepr`. */
 const MAX_REPR = 10_240
 
+/** The deepest nesting that the core reads (`MAX_DEPTH` of celeriac-protocol). */
+const MAX_DEPTH = 200
+
 /** Reads the wrapping that kombu's virtual transports put around a message. Null for what is no such text. */
 export function readDeadMessage(raw: Buffer): DeadMessage | null {
   let envelope: unknown
   try {
-    envelope = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(raw))
-    // What is nested too deeply to be written again is of no use to anybody either.
-    JSON.stringify(envelope)
+    const whole = new TextDecoder('utf-8', { fatal: true }).decode(raw)
+    if (isNestedTooDeeply(whole)) return null
+    envelope = JSON.parse(whole)
   } catch {
     return null
   }
@@ -105,11 +108,27 @@ function parts(container: string): string[] {
   return found
 }
 
-/** Where the string that begins at `start` has its closing quote. */
+/** Where the string that begins at `start` has its closing quote; the end of the text when it has none. */
 function endOfString(container: string, start: number): number {
-  let index = start + 1
-  while (index < container.length && container[index] !== '"') index += container[index] === '\\' ? 2 : 1
-  return index
+  for (let end = start; (end = container.indexOf('"', end + 1)) >= 0;) {
+    let before = end
+    while (container[before - 1] === '\\') before -= 1
+    if ((end - before) % 2 === 0) return end
+  }
+  return container.length
+}
+
+/** Before it is parsed: a hundred megabytes of `[` take the parser ten seconds. */
+function isNestedTooDeeply(whole: string): boolean {
+  let depth = 0
+  for (const found = /["[{\]}]/g; found.test(whole);) {
+    const character = whole[found.lastIndex - 1]
+    if (character === '"') found.lastIndex = endOfString(whole, found.lastIndex - 1) + 1
+    else if (character === '[' || character === '{') depth += 1
+    else depth -= 1
+    if (depth > MAX_DEPTH) return true
+  }
+  return false
 }
 
 /** What is no array or object is no arguments. */

@@ -1,4 +1,5 @@
 // `npm run bench:short`: benchmarks/short.ts with everything that it needs. Options go to it: see benchmarks/README.md.
+// `npm run bench:waiting`: the Rust program crates/celeriac-broker/examples/waiting.rs.
 
 import { join } from 'node:path'
 import {
@@ -12,12 +13,26 @@ import {
 } from './support/environment.mjs'
 
 const [name, ...args] = process.argv.slice(2)
-try {
+
+/** Measures the transport alone, without Node. */
+async function waiting() {
+  const program = ['run', '--release', '--package', 'celeriac-broker', '--example', 'waiting', '--', ...args]
+  // Optimized as published, but for what only makes the program smaller and its build slow.
+  const quick = { CARGO_PROFILE_RELEASE_LTO: 'off', CARGO_PROFILE_RELEASE_CODEGEN_UNITS: '16' }
+  await redisServer()
+  return (await run('cargo', program, { env: quick })).code
+}
+
+async function typescript() {
   await installPackages()
   await build()
   const env = { CELERIAC_PYTHON: await pythonWithCelery(), CELERIAC_REDIS_SERVER: await redisServer() }
   const jiti = join(root, 'node_modules', '.bin', 'jiti')
-  process.exitCode = (await run(jiti, [`benchmarks/${name}.ts`, ...args], { env })).code
+  return (await run(jiti, [`benchmarks/${name}.ts`, ...args], { env })).code
+}
+
+try {
+  process.exitCode = await (name === 'waiting' ? waiting() : typescript())
 } catch (error) {
   console.error(error instanceof Problem ? error.message : error)
   process.exitCode = 1

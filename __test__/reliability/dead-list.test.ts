@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { brokers, type TestBroker } from '../support/brokers.ts'
 import { fleet, type Fleet } from '../support/fleet.ts'
-import { dead, deadList, deadOutput } from '../support/reliability/dead.ts'
+import { dead, deadList, deadOutput, deadWithImpatientReader } from '../support/reliability/dead.ts'
 import { rawTask } from '../support/reliability/messages.ts'
 import { until } from '../support/wait.ts'
 
@@ -125,6 +125,11 @@ describe.each(brokers)('$name', (kind) => {
     const letters = await deadLetters.list({ limit: 2000 })
     expect(letters.map(({ taskId }) => taskId).toSorted()).toEqual(ids.toSorted())
     expect(await deadLetters.list({ offset: 1000, limit: 100 })).toEqual(letters.slice(1000, 1100))
+    // `celeriac dead list | head`
+    for (const flags of [[], ['--json']]) {
+      const { code, stderr } = await deadWithImpatientReader(broker, 'list', ...flags)
+      expect([code, stderr]).toEqual([0, ''])
+    }
     const moved = letters.slice(0, 3).map(({ id }) => id)
     expect(await deadLetters.replay(moved, { queue: 'elsewhere' })).toBe(3)
     expect((await deadOutput(broker, 'replay', '--all', '--queue', 'node')).toString()).toBe(

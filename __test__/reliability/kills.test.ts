@@ -10,8 +10,8 @@ import {
   recoveries,
 } from '../support/killing.ts'
 import { Random } from '../support/random.ts'
+import { expectEmpty } from '../support/reliability/expectations.ts'
 import { figure, spread } from '../support/reliability/figures.ts'
-import { until } from '../support/wait.ts'
 
 /** Seconds. */
 const LEASE = 2
@@ -74,11 +74,7 @@ for (const kind of brokers) {
         `${kind.name}: tasks, runs more than that, runs cut off by kills`,
         `${ids.length}, ${again}, ${running}`,
       )
-      await until(
-        30,
-        'an empty broker',
-        async () => (await broker.held()) + (await broker.waiting(QUEUE)) === 0,
-      )
+      await expectEmpty(broker, [QUEUE])
       await nodes.stop()
       await broker.stop()
     })
@@ -105,11 +101,7 @@ for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
       const ids = await sent
       await expectAll(both, ids)
       expectRecovered(kind, both, deaths, LEASE + VISIBILITY_TIMEOUT + 2)
-      await until(
-        30,
-        'an empty broker',
-        async () => (await broker.held()) + (await broker.waiting(QUEUE)) === 0,
-      )
+      await expectEmpty(broker, [QUEUE])
       await both.stop()
       await broker.stop()
     })

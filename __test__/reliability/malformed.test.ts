@@ -23,118 +23,233 @@ const listsOf = ({ name }: BrokerKind): { queue: string; list: string }[] =>
 const kept = (queue: string, reason: string, raw: Buffer): string =>
   `${queue} ${reason} ${raw.toString('base64').slice(0, 300)} ${raw.length}`
 
-describe.each(brokers)('$name', (kind) => {
-  test('what is no task is kept with its bytes, its reason and one line, on every queue, and the good tasks around it run', async () => {
-    const broker = await kind.start()
-    const workers = new HostileWorkers(broker)
-    const good: string[] = []
-    const expected: string[] = []
-    for (const { queue, list } of listsOf(kind)) {
-      const messages: Buffer[] = []
-      for (const { what, raw, reason } of badMessages(queue)) {
-        const id = `${list} before ${what}`
-        good.push(id)
-        messages.push(goodMessage(id, queue), raw)
-        expected.push(kept(queue, reason, raw))
+for (const kind of brokers) {
+  describe(`on ${kind.name}`, () => {
+    test('what is no task is kept with its bytes, its reason and one line, on every queue, and the good tasks around it run', async () => {
+      const broker = await kind.start()
+      const workers = new HostileWorkers(broker)
+      const good: string[] = []
+      const expected: string[] = []
+      for (const { queue, list } of listsOf(kind)) {
+        const messages: Buffer[] = []
+        for (const { what, raw, reason } of badMessages(queue)) {
+          const id = `${list} before ${what}`
+          good.push(id)
+          messages.push(goodMessage(id, queue), raw)
+          expected.push(kept(queue, reason, raw))
+        }
+        await broker.push(list, ...messages, goodMessage(`${list} last`, queue))
+        good.push(`${list} last`)
       }
-      await broker.push(list, ...messages, goodMessage(`${list} last`, queue))
-      good.push(`${list} last`)
-    }
 
-    const worker = workers.start('celery,second')
-    await workers.ledger.until(60, 'every good task', () => workers.good.length >= good.length)
-    const dead = workers.deadList()
-    await until(30, 'every bad message', async () => (await dead.read()).length >= expected.length)
-    // Long before any lease ends: nothing lies where kombu's restore would stop at it.
-    await until(10, 'nothing held', async () => (await broker.held()) === 0)
+      const worker = workers.start('celery,second')
+      await workers.ledger.until(60, 'every good task', () => workers.good.length >= good.length)
+      const dead = workers.deadList()
+      await until(30, 'every bad message', async () => (await dead.list()).length >= expected.length)
+      // Long before any lease ends: nothing lies where kombu's restore would stop at it.
+      await until(10, 'nothing held', async () => (await broker.held()) === 0)
 
-    expect(workers.good.toSorted()).toEqual(good.toSorted())
-    const found = (await dead.read()).map(({ queue, reason, raw }) => kept(queue, reason, raw))
-    expect(found.toSorted()).toEqual(expected.toSorted())
-    const complaints = workers.complaints()
-    expect(complaints.length, complaints.map(({ message }) => message.slice(0, 200)).join('\n')).toBe(
-      expected.length,
-    )
-    for (const { message } of complaints) {
-      expect(message).toMatch(/^(Refused a message from queue|Received unregistered task)/)
-    }
-    expect(worker.child.exitCode).toBeNull()
-    const { code, signal } = await worker.end()
-    expect({ code, signal }).toEqual({ code: 0, signal: null })
-    await workers.stop()
-    await broker.stop()
+      expect(workers.good.toSorted()).toEqual(good.toSorted())
+      const found = (await dead.read()).map(({ queue, reason, raw }) => kept(queue, reason, raw))
+      expect(found.toSorted()).toEqual(expected.toSorted())
+      const complaints = workers.complaints()
+      expect(complaints.length, complaints.map(({ message }) => message.slice(0, 200)).join('\n')).toBe(
+        expected.length,
+      )
+      for (const { message } of complaints) {
+        expect(message).toMatch(/^(Refused a message from queue|Received unregistered task)/)
+      }
+      expect(worker.child.exitCode).toBeNull()
+      const { code, signal } = await worker.end()
+      expect({ code, signal }).toEqual({ code: 0, signal: null })
+      await workers.stop()
+      await broker.stop()
+    })
+
+    test('messages of 100 MB come and go: the bad one is kept, the good one runs, and the worker gives the memory back', async () => {
+      const broker = await kind.start()
+      const workers = new HostileWorkers(broker)
+      const worker = workers.start('celery')
+      await broker.push('celery', goodMessage('first', 'celery'))
+      await workers.ledger.until(30, 'the first task', () => workers.good.length === 1)
+      const before = memoryOf(worker)
+
+      const size = 100_000_000
+      const bad = Buffer.alloc(size, '[')
+      const long = bytesOf(
+        protocol2({ task: 'hostile.length', id: 'long', queue: 'celery', args: ['x'.repeat(size)] }),
+      )
+      const dead = workers.deadList()
+      const rounds: number[] = []
+      for (let round = 1; round <= 3; round++) {
+        await broker.push('celery', bad)
+        await broker.push('celery', long, goodMessage(`after ${round}`, 'celery'))
+        await workers.ledger.until(60, 'the good tasks', () => {
+          return workers.good.length === 1 + round && workers.ledger.after('length').length === round
+        })
+        await until(60, 'the bad message', async () => (await dead.list()).length === round)
+        await until(10, 'nothing held', async () => (await broker.held()) === 0)
+        rounds.push(memoryOf(worker).now)
+      }
+      expect(workers.ledger.after('length')).toEqual(Array.from({ length: 3 }, () => `"long" ${size}`))
+      for (const { raw, reason } of await dead.read(1)) {
+        expect(reason).toBe('malformed')
+        expect(raw.equals(bad)).toBe(true)
+      }
+      expect(workers.complaints().map(({ message }) => message.slice(0, 29))).toEqual(
+        Array.from({ length: 3 }, () => 'Refused a message from queue '),
+      )
+
+      // Work that makes V8 collect.
+      const ids = Array.from({ length: 20_000 }, (_, index) => `work ${index}`)
+      await broker.push('celery', ...ids.map((id) => goodMessage(id, 'celery')))
+      await workers.ledger.until(60, 'the tasks after it', () => workers.good.length === 4 + ids.length)
+      const after = memoryOf(worker)
+      figure(
+        `${kind.name}: resident memory of a worker in MB`,
+        `${before.now} before, ${rounds.join(', ')} after each 100 MB, ${after.peak} at most, ${after.now} in the end`,
+      )
+      // Connections may keep room for the largest message that they carried; each of the three adds nothing to that.
+      expect(after.now).toBeLessThan(before.now + 600)
+      await workers.stop()
+      await broker.stop()
+    })
+
+    test('six tasks of 95 MB that wait together run', async () => {
+      const broker = await kind.start()
+      const workers = new HostileWorkers(broker)
+      const size = 95_000_000
+      const ids = Array.from({ length: 6 }, (_, index) => `long ${index}`)
+      for (const id of ids) {
+        const args = ['x'.repeat(size)]
+        await broker.push('celery', bytesOf(protocol2({ task: 'hostile.length', id, queue: 'celery', args })))
+      }
+      const worker = workers.start('celery')
+      await until(
+        60,
+        'the end of all of them',
+        () => workers.ledger.after('length').length >= ids.length || worker.child.exitCode !== null,
+        () => `${worker.output}\n${JSON.stringify(workers.complaints()).slice(0, 4000)}`,
+      )
+      expect(worker.child.exitCode, worker.output).toBeNull()
+      figure(
+        `${kind.name}: resident memory of a worker with six tasks of 95 MB, in MB`,
+        memoryOf(worker).peak,
+      )
+      const expected = ids.map((id) => `${JSON.stringify(id)} ${size}`)
+      expect(workers.ledger.after('length').toSorted()).toEqual(expected)
+      await until(10, 'nothing held', async () => (await broker.held()) === 0)
+      expect(workers.complaints()).toEqual([])
+      expect(worker.child.exitCode).toBeNull()
+      await workers.stop()
+      await broker.stop()
+    })
+
+    test('whenever a worker is killed, each bad message is kept once and each good one runs', async () => {
+      const random = new Random()
+      const broker = await kind.start()
+      const workers = new HostileWorkers(broker)
+      const ids: string[] = []
+      const expected: string[] = []
+      let caught = 0
+      for (let kill = 0; kill < 12; kill++) {
+        const worker = workers.start('celery', { lease: 2 })
+        const ready = `ready ${kill}`
+        ids.push(ready)
+        const began = performance.now()
+        await broker.push('celery', goodMessage(ready, 'celery'))
+        // What a push takes; the kill is to come shortly after its messages have.
+        const pushing = Math.ceil(performance.now() - began)
+        await workers.ledger.until(30, 'a worker', () => workers.good.includes(ready))
+        const bad = badMessages('celery')
+        const good = bad.map(({ what }) => `${kill} ${what}`)
+        const pushed = broker.push(
+          'celery',
+          ...bad.flatMap(({ raw }, place) => [raw, goodMessage(good[place] ?? '', 'celery')]),
+        )
+        await new Promise((resolve) => setTimeout(resolve, pushing + random.between(-10, 20)))
+        await Promise.all([worker.end('SIGKILL'), pushed])
+        caught += await broker.held()
+        ids.push(...good)
+        expected.push(...bad.map(({ reason, raw }) => kept('celery', reason, raw)))
+      }
+      figure(`${kind.name}: held by workers at the moment of 12 kills`, caught)
+      workers.start('celery', { lease: 2 })
+      const dead = workers.deadList()
+      await until(60, 'every bad message', async () => (await dead.list()).length >= expected.length)
+      await workers.ledger.until(60, 'the good tasks', () => new Set(workers.good).size >= ids.length)
+      await until(10, 'nothing held', async () => (await broker.held()) === 0)
+      expect([...new Set(workers.good)].toSorted()).toEqual(ids.toSorted())
+      const found = (await dead.read()).map(({ queue, reason, raw }) => kept(queue, reason, unmarked(raw)))
+      expect(found.toSorted()).toEqual(expected.toSorted())
+      await workers.stop()
+      await broker.stop()
+    })
   })
+}
 
-  test('messages of 100 MB come and go: the bad one is kept, the good one runs, and the worker gives the memory back', async () => {
-    const broker = await kind.start()
+describe('Redis, of a worker that is killed', () => {
+  test('what it had claimed and not yet looked at is kept too, and Python restores beside it', async () => {
+    const broker = await startRedisBroker()
     const workers = new HostileWorkers(broker)
-    const worker = workers.start('celery')
+    const python = { visibility_timeout: 5, unacked_restore_interval: 1, unacked_restore_throttle: 1 }
+    const both = fleet(broker, { python: { broker_transport_options: python } })
+    const victim = workers.start('celery', { lease: 2 })
     await broker.push('celery', goodMessage('first', 'celery'))
     await workers.ledger.until(30, 'the first task', () => workers.good.length === 1)
-    const before = memoryOf(worker)
 
-    const size = 100_000_000
-    const bad = Buffer.alloc(size, '[')
-    const long = bytesOf(
-      protocol2({ task: 'hostile.length', id: 'long', queue: 'celery', args: ['x'.repeat(size)] }),
-    )
-    const dead = workers.deadList(1)
-    const rounds: number[] = []
-    for (let round = 1; round <= 3; round++) {
-      await broker.push('celery', bad)
-      await broker.push('celery', long, goodMessage(`after ${round}`, 'celery'))
-      await workers.ledger.until(60, 'the good tasks', () => {
-        return workers.good.length === 1 + round && workers.ledger.after('length').length === round
-      })
-      await until(60, 'the bad message', async () => (await dead.read()).length === round)
-      await until(10, 'nothing held', async () => (await broker.held()) === 0)
-      rounds.push(memoryOf(worker).now)
-    }
-    expect(workers.ledger.after('length')).toEqual(Array.from({ length: 3 }, () => `"long" ${size}`))
-    for (const { raw, reason } of await dead.read()) {
-      expect(reason).toBe('malformed')
-      expect(raw.equals(bad)).toBe(true)
-    }
-    expect(workers.complaints().map(({ message }) => message.slice(0, 29))).toEqual(
-      Array.from({ length: 3 }, () => 'Refused a message from queue '),
-    )
-
-    // Work that makes V8 collect.
-    const ids = Array.from({ length: 20_000 }, (_, index) => `work ${index}`)
-    await broker.push('celery', ...ids.map((id) => goodMessage(id, 'celery')))
-    await workers.ledger.until(60, 'the tasks after it', () => workers.good.length === 4 + ids.length)
-    const after = memoryOf(worker)
-    figure(
-      `${kind.name}: resident memory of a worker in MB`,
-      `${before.now} before, ${rounds.join(', ')} after each 100 MB, ${after.peak} at most, ${after.now} in the end`,
-    )
-    // What a connection read and wrote once it may keep room for; no message adds to that.
-    expect(rounds[2]).toBeLessThan((rounds[0] ?? 0) + 100)
-    expect(after.now).toBeLessThan(before.now + 700)
-    await workers.stop()
-    await broker.stop()
-  })
-
-  test('six tasks of 95 MB that wait together run', async () => {
-    const broker = await kind.start()
-    const workers = new HostileWorkers(broker)
-    const size = 95_000_000
-    const ids = Array.from({ length: 6 }, (_, index) => `long ${index}`)
-    for (const id of ids) {
-      const args = ['x'.repeat(size)]
-      await broker.push('celery', bytesOf(protocol2({ task: 'hostile.length', id, queue: 'celery', args })))
-    }
-    const worker = workers.start('celery')
-    await workers.ledger.until(60, 'all of them', () => {
-      expect(worker.child.exitCode, worker.output).toBeNull()
-      return workers.ledger.after('length').length >= ids.length
-    })
-    figure(`${kind.name}: resident memory of a worker with six tasks of 95 MB, in MB`, memoryOf(worker).peak)
-    const expected = ids.map((id) => `${JSON.stringify(id)} ${size}`)
-    expect(workers.ledger.after('length').toSorted()).toEqual(expected)
+    // What it asked the server for is done while it stands still: it never sees what it has claimed.
+    const bad = badMessages('celery')
+    const ids = bad.map(({ what }) => `before ${what}`)
     await until(10, 'nothing held', async () => (await broker.held()) === 0)
+    victim.pause()
+    await broker.push(
+      'celery',
+      ...bad.flatMap(({ what, raw }) => [raw, goodMessage(`before ${what}`, 'celery')]),
+    )
+    await until(10, 'its claim', async () => (await broker.held()) > 0)
+    figure('claimed by a worker that is killed before it sees it', await broker.held())
+    await victim.end('SIGKILL')
     expect(workers.complaints()).toEqual([])
+
+    // One that only restores, and a Python worker beside it.
+    workers.start('elsewhere', { lease: 2 })
+    const pythonVictim = await both.pythonWorker({ queues: 'python', args: ['-P', 'threads', '-c', '1'] })
+    const { id } = await both.app.sendTask('node.work', [3000], { queue: 'python' })
+    await both.ledger.until(30, 'a task of Python', () => both.ledger.runsOf(id).length === 1)
+    await pythonVictim.end('SIGKILL')
+    const other = await both.pythonWorker({ queues: 'python', args: ['-P', 'threads', '-c', '1'] })
+    await both.ledger.until(60, 'what the Python worker held', () => both.ledger.ended.has(id))
+    expect(both.ledger.runsOf(id)).toHaveLength(2)
+    expect(other.output).not.toContain('Traceback')
+    await until(10, 'nothing held', async () => (await broker.held()) === 0)
+
+    workers.start('celery', { lease: 2 })
+    await workers.ledger.until(30, 'the good tasks', () => workers.good.length === 1 + ids.length)
+    const dead = workers.deadList()
+    await until(30, 'every bad message', async () => (await dead.list()).length >= bad.length)
+    expect(workers.good.toSorted()).toEqual(['first', ...ids].toSorted())
+    expect(
+      (await dead.read()).map(({ queue, reason, raw }) => kept(queue, reason, unmarked(raw))).toSorted(),
+    ).toEqual(bad.map(({ reason, raw }) => kept('celery', reason, raw)).toSorted())
+    expect(
+      workers
+        .complaints()
+        .map(({ message }) => message.slice(0, 8))
+        .toSorted(),
+    ).toEqual(bad.map(({ reason }) => (reason === 'unknown-task' ? 'Received' : 'Refused ')).toSorted())
+    await both.stop()
     await workers.stop()
     await broker.stop()
   })
 })
+
+/** The bytes without what says that a message was handed out before. */
+function unmarked(raw: Buffer): Buffer {
+  const text = raw
+    .toString('latin1')
+    .replaceAll(', "redelivered": true', '')
+    .replace('"headers": {"redelivered": true}', '"headers": null')
+    .replace(', "delivery_info": {"redelivered": true}', '')
+  return Buffer.from(text, 'latin1')
+}

@@ -70,11 +70,12 @@ for (const kind of brokers) {
     })
 
     test('50,000 tasks with an ETA, held by one worker for many renewals, run once', async () => {
-      const lease = 3
+      // A round of renewals is fifty scripts: on a busy machine it takes seconds.
+      const lease = 10
       const broker = await kind.start()
       const nodes = fleet(broker, settings(kind, lease))
       const worker = await nodes.nodeWorker({ queues: QUEUE })
-      const eta = new Date(Date.now() + 35_000)
+      const eta = new Date(Date.now() + 40_000)
       const ids: string[] = []
       while (ids.length < 50_000) {
         const batch = Array.from({ length: 1000 }, () =>
@@ -119,7 +120,7 @@ for (const kind of brokers) {
 
 test('what the renewals of 50,000 leases cost Redis is printed', async () => {
   const broker = await startRedisBroker()
-  const lease = 3
+  const lease = 9
   const nodes = fleet(broker, { node: { workerLease: lease } })
   await nodes.nodeWorker({ queues: QUEUE })
   const eta = new Date(Date.now() + 3_600_000)
@@ -131,18 +132,14 @@ test('what the renewals of 50,000 leases cost Redis is printed', async () => {
   }
   await until(60, 'every task held', async () => (await broker.held()) === 50_000)
   const before = await redisTime(broker.server)
-  await until(
-    30,
-    'five renewals',
-    async () => (await redisTime(broker.server)).at - before.at > 5000 * (lease / 3),
-  )
+  await until(40, 'five renewals', () => performance.now() - before.at > (5000 * lease) / 3)
   const after = await redisTime(broker.server)
   const share = (busy: number): string => `${((100 * busy) / (after.at - before.at)).toFixed(2)} %`
   const scripts = after.scripts - before.scripts
   const processor = after.processor - before.processor
   figure(`Redis: all scripts with 50,000 leases of ${lease} s`, share(scripts))
   figure(
-    `Redis: all scripts with 50,000 leases of 30 s (the same, a tenth as often)`,
+    `Redis: all scripts with 50,000 leases of 30 s (the same, not as often)`,
     share(scripts / (30 / lease)),
   )
   figure(`Redis: processor time with 50,000 leases of ${lease} s`, share(processor))

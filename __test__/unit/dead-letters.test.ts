@@ -318,6 +318,20 @@ describe('what a message says', () => {
     expect(readDeadMessage(raw)).toBeNull()
   })
 
+  test.each([
+    ['[', 199, true],
+    ['[', 200, false],
+    ['{"a":', 199, true],
+    ['{"a":', 200, false],
+  ])('%s, %d times, is nested deeply, and readable is %j', (opening, levels, isReadable) => {
+    const closing = opening === '[' ? ']' : '}'
+    const value = `${opening.repeat(levels)}"\\\\\\"[[["${closing.repeat(levels)}`
+    const message = readDeadMessage(
+      Buffer.from(`{"body": "${'['.repeat(1000)}", "headers": {}, "x": ${value}}`),
+    )
+    expect(message !== null).toBe(isReadable)
+  })
+
   test('headers of a wrong type are none', () => {
     const raw = Buffer.from('{"body": "[[],{},{}]", "headers": [1], "properties": null}')
     expect(readDeadMessage(raw)).toMatchObject({ task: null, headers: {}, properties: {}, argsrepr: '()' })

@@ -1,36 +1,54 @@
-/** What workers gave up, read as it grows. */
+/** What workers gave up, with its bytes. */
 
 import type { Celery } from 'celeriac'
 
 /** A message in the dead list. */
-export interface DeadLetter {
+export interface GivenUp {
+  readonly id: string
   readonly queue: string
   readonly reason: string
-  readonly detail: string
+}
+
+/** {@link GivenUp} with its bytes. */
+export interface WholeGivenUp extends GivenUp {
   readonly raw: Buffer
 }
+
+/** The most letters that are asked for at once. */
+const PAGE = 1000
 
 /** The dead list of a broker. */
 export class DeadList {
   readonly #app: Celery
-  readonly #pageSize: number
-  readonly #letters: DeadLetter[] = []
+  #known: GivenUp[] = []
 
-  /** With messages of 100 MB a page of many is more than memory holds: `pageSize` is 1 then. */
-  constructor(app: Celery, pageSize = 1000) {
+  constructor(app: Celery) {
     this.#app = app
-    this.#pageSize = pageSize
   }
 
-  /** All of it, oldest first. */
-  async read(): Promise<readonly DeadLetter[]> {
+  /** All of it. Anew each time it has grown: what comes in the same millisecond may stand before what was there. */
+  async list(): Promise<readonly GivenUp[]> {
+    const { broker } = this.#app
+    if ((await broker.deadCount()) === this.#known.length) return this.#known
+    this.#known = []
     for (;;) {
-      const page = await this.#app.broker.deadLetters(this.#letters.length, this.#pageSize)
-      for (const letter of await Promise.all(page.map(({ id }) => this.#app.broker.deadLetter(id)))) {
-        if (letter?.raw === undefined) throw new Error('a dead letter went while the list was read')
-        this.#letters.push({ ...letter, raw: letter.raw })
-      }
-      if (page.length < this.#pageSize) return this.#letters
+      const page = await broker.deadLetters(this.#known.length, PAGE)
+      this.#known.push(...page)
+      if (page.length < PAGE) return this.#known
     }
+  }
+
+  /** All of it with the bytes, `atOnce` letters at a time: with messages of 100 MB, 1. */
+  async read(atOnce = 100): Promise<WholeGivenUp[]> {
+    const all = await this.list()
+    const letters: WholeGivenUp[] = []
+    for (let at = 0; at < all.length; at += atOnce) {
+      const some = all.slice(at, at + atOnce)
+      for (const letter of await Promise.all(some.map(({ id }) => this.#app.broker.deadLetter(id)))) {
+        if (letter?.raw === undefined) throw new Error('a dead letter went while the list was read')
+        letters.push({ ...letter, raw: letter.raw })
+      }
+    }
+    return letters
   }
 }

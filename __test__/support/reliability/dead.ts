@@ -19,11 +19,24 @@ export interface ListedLetter {
   size: number
 }
 
-/** Runs `celeriac -A tasks.ts dead …` to its end. Standard output comes as bytes, for there may be any. */
-export async function dead(
-  broker: TestBroker,
-  ...args: string[]
-): Promise<{ code: number | null; stdout: Buffer; stderr: string }> {
+/** What a command left. Standard output comes as bytes, for there may be any. */
+interface Left {
+  code: number | null
+  stdout: Buffer
+  stderr: string
+}
+
+/** Runs `celeriac -A tasks.ts dead …` to its end. */
+export function dead(broker: TestBroker, ...args: string[]): Promise<Left> {
+  return run(broker, args, false)
+}
+
+/** {@link dead} for a reader that closes the pipe when the first bytes have come. */
+export function deadWithImpatientReader(broker: TestBroker, ...args: string[]): Promise<Left> {
+  return run(broker, args, true)
+}
+
+async function run(broker: TestBroker, args: string[], isImpatient: boolean): Promise<Left> {
   const urls = { CELERY_BROKER_URL: broker.url, CELERY_RESULT_BACKEND: broker.backend }
   const [command, all] = leashed(process.execPath, [cli, '-A', nodeTasks, 'dead', ...args])
   const child = own(
@@ -31,7 +44,10 @@ export async function dead(
   )
   const stdout: Buffer[] = []
   let stderr = ''
-  child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk))
+  child.stdout.on('data', (chunk: Buffer) => {
+    stdout.push(chunk)
+    if (isImpatient) child.stdout.destroy()
+  })
   child.stderr.on('data', (chunk: Buffer) => (stderr += chunk.toString()))
   const [code] = (await once(child, 'close')) as [number | null]
   return { code, stdout: Buffer.concat(stdout), stderr }

@@ -7,7 +7,11 @@ import { idsThatEnded } from '../killing.ts'
 import { until } from '../wait.ts'
 
 /** Waits until nothing waits in these queues and nothing is claimed: a second delivery would be one of the two. */
-export async function expectEmpty(broker: TestBroker, queues: readonly string[]): Promise<void> {
+export async function expectEmpty(
+  broker: TestBroker,
+  queues: readonly string[],
+  seconds = 30,
+): Promise<void> {
   let state = ''
   const isEmpty = async (): Promise<boolean> => {
     const waiting = await Promise.all(queues.map((queue) => broker.waiting(queue)))
@@ -15,7 +19,7 @@ export async function expectEmpty(broker: TestBroker, queues: readonly string[])
     state = `(${waiting.join(', ')} wait, ${held} are held)`
     return held === 0 && waiting.every((count) => count === 0)
   }
-  await until(30, `an empty broker`, isEmpty, () => state)
+  await until(seconds, 'an empty broker', isEmpty, () => state)
 }
 
 /** Waits until these tasks have ended: each began exactly once, no other did, and nothing is left of them. */
@@ -27,6 +31,6 @@ export async function expectOnce(
   seconds = 60,
 ): Promise<void> {
   await idsThatEnded(nodes, ids, seconds)
-  await expectEmpty(broker, [queue])
+  await expectEmpty(broker, [queue], Math.min(seconds, 30))
   expect(nodes.ledger.runs.map(({ id }) => id).toSorted()).toEqual(ids.toSorted())
 }

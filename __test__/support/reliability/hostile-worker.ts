@@ -49,9 +49,9 @@ export class HostileWorkers {
     return this.ledger.after('good').map((id) => JSON.parse(id) as string)
   }
 
-  /** What the workers have given up; `pageSize` as {@link DeadList} takes it. */
-  deadList(pageSize?: number): DeadList {
-    return new DeadList(this.client, pageSize)
+  /** What the workers have given up. */
+  deadList(): DeadList {
+    return new DeadList(this.client)
   }
 
   /** The lines of the log, but for those about what went well. */

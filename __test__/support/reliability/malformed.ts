@@ -1,6 +1,6 @@
 /** Messages that are no task, by what is wrong with them, and why a worker of ours says that it keeps them. */
 
-import { bytesOf, type MessageOptions, object, protocol2, Raw, textOf } from './message-trees.ts'
+import { bytesOf, type MessageOptions, object, protocol2, Raw, type Tree } from './message-trees.ts'
 
 /** A message that nobody can run. */
 export interface BadMessage {
@@ -19,7 +19,7 @@ export function badMessages(queue: string): BadMessage[] {
   const options = (id: string): MessageOptions => ({ task: 'hostile.good', id: `bad-${id}`, queue })
   const tree = (id: string, fields: MessageOptions['fields'] = {}): ReturnType<typeof protocol2> =>
     protocol2({ ...options(id), fields })
-  const withMember = (id: string, name: string, value: Parameters<typeof textOf>[0]): Buffer => {
+  const withMember = (id: string, name: string, value: Tree): Buffer => {
     const message = tree(id)
     message.envelope.set(name, value)
     return bytesOf(message)

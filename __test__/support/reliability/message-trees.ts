@@ -1,6 +1,6 @@
 /** Celery's messages as plain trees, with room for what no JSON writer would write. */
 
-import { Random } from '../random.ts'
+import type { Random } from '../random.ts'
 
 /** Text that goes into the JSON as it is: numbers out of range, lone surrogates, no JSON at all. */
 export class Raw {

@@ -345,7 +345,11 @@ const STRANGE: readonly Tree[] = [
   object({ '': '' }),
   object({ __proto__: null }),
   new Members([['__proto__', object({ polluted: true })]]),
-  object({ then: 1, toJSON: 1, constructor: 'x' }),
+  new Members([
+    ['then', 1],
+    ['toJSON', 1],
+    ['constructor', 'x'],
+  ]),
   object({ task: 'nobody', args: 7 }),
   [object({ task: null })],
   [object({ task: 'nobody.waits', args: [], kwargs: object({}), options: 7 })],

@@ -295,6 +295,32 @@ describe('failure', () => {
     expect(worker.lines).toEqual(["CRITICAL Task unknown[id-1] INTERNAL ERROR: NotRegistered('unknown')"])
   })
 
+  test('whatever a message calls a chain or errbacks, the task fails as it would have, and is acknowledged', async () => {
+    app.task({ name: 'bad' }, () => {
+      throw new Error('x')
+    })
+    const chain = [null, 7, 'x', {}, { options: null }, { options: 7 }] as unknown as SignatureDict[]
+    for (const what of [{ chain }, { errbacks: chain }]) {
+      const settled = await worker.run('bad', [], what)
+      expect(settled).toMatchObject({ outcome: outcomes.acknowledge, state: 'FAILURE' })
+    }
+    expect(worker.lines.filter((line) => line.startsWith('CRITICAL'))).toEqual([])
+  })
+
+  test('a typed value that there is no such value of fails the task before its body, and its message is kept', async () => {
+    const body = vi.fn<() => void>()
+    app.task({ name: 'never' }, body)
+    const none = { __type__: 'datetime', __value__: '2026-01-02T03z04:05' }
+    expect(await worker.run('never', [none], {}, {}, true)).toMatchObject({
+      outcome: outcomes.reject,
+      state: 'FAILURE',
+    })
+    expect(body).not.toHaveBeenCalled()
+    expect(worker.lines).toEqual([
+      `ERROR Task never[id-1] cannot be read: CeleriacError("'2026-01-02T03z04:05' is no datetime")`,
+    ])
+  })
+
   test('tasks further down the chain fail too', async () => {
     const stored: unknown[] = []
     vi.spyOn(app.backend, 'store').mockImplementation((update) => {

@@ -4,6 +4,7 @@ pub mod dead;
 pub mod declare;
 pub mod fault;
 pub mod memory;
+mod moment;
 pub mod producer;
 pub mod publisher;
 pub mod redis;

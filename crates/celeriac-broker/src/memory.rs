@@ -405,6 +405,9 @@ impl Transport for MemoryTransport {
             let letter = state.take_dead(id);
             replayed.push(letter.is_some());
             let Some((letter, raw)) = letter else { continue };
+            if let Some(task_id) = &letter.task_id {
+                state.begun.remove(task_id);
+            }
             let destination = letter.destination(queue)?;
             let message = envelope::decode(&raw)?;
             let place = (message.properties.priority.unwrap_or(0), state.next_number());
@@ -485,9 +488,10 @@ impl Consumer for MemoryConsumer {
         let Some(claims) = claims else { return Ok(vec![None; batch.len()]) };
         let counts = batch.iter().map(|(tag, task_id)| {
             claims.held.contains_key(&tag.0).then(|| {
-                claims.begun.insert(tag.0, (*task_id).to_owned());
                 let count = begun.entry((*task_id).to_owned()).or_insert(1);
-                *count += 1;
+                if claims.begun.insert(tag.0, (*task_id).to_owned()).is_none() {
+                    *count += 1;
+                }
                 *count
             })
         });
@@ -510,7 +514,14 @@ impl Consumer for MemoryConsumer {
     }
 
     async fn close(&self) -> Result<()> {
-        self.broker.lock().end_consumer(self.id);
+        let mut state = self.broker.lock();
+        // Handed back in good order is settled; a consumer that is dropped has died.
+        let begun = state.consumers.get_mut(&self.id).map(|claims| std::mem::take(&mut claims.begun));
+        for task_id in begun.into_iter().flat_map(HashMap::into_values) {
+            state.begun.remove(&task_id);
+        }
+        state.end_consumer(self.id);
+        drop(state);
         self.broker.changed.notify_waiters();
         Ok(())
     }

@@ -265,7 +265,8 @@ pub trait Consumer: Send + Sync {
     ///
     /// Only for messages that were handed out before: that they come back means that somebody held them and did not settle
     /// them, so the first count is 2. The count is forgotten when the delivery is settled, unless by [`Outcome::Abandon`],
-    /// and a week after the last one.
+    /// and a week after the last one. Two deliveries of one task share it; one delivery is counted once, however often it is
+    /// asked for.
     async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>>;
 
     /// Whether what is held is certainly still ours: the leases were renewed less than a lease ago. False after this process

@@ -140,7 +140,8 @@ async fn what_is_no_envelope_comes_as_an_error_with_its_bytes() {
     assert!(came[1].message.is_ok());
     let dead = Outcome::Dead { reason: "malformed", detail: "no JSON".to_owned() };
     assert_eq!(settle(&consumer, came[0].tag, dead).await.unwrap(), Settled::Done);
-    assert_eq!(transport.dead_letters(0, 10).await.unwrap()[0].raw, "not json");
+    let id = transport.dead_letters(0, 10).await.unwrap()[0].id.clone();
+    assert_eq!(transport.dead_letter(&id).await.unwrap().unwrap().1, "not json");
     // Putting it back keeps it as it was, too.
     consumer.close().await.unwrap();
 }
@@ -184,6 +185,71 @@ async fn whoever_was_taken_for_dead_goes_on_under_a_new_name() {
     assert_eq!(settle(&consumer, first.tag, Outcome::Ack).await.unwrap(), Settled::Lost);
     assert_eq!(settle(&consumer, again.tag, Outcome::Ack).await.unwrap(), Settled::Done);
     watching.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_consumer_is_told_what_it_lost() {
+    let folder = Folder::new();
+    let subject = celeriac_testkit::transport_contract::Subject::new(folder.url("broker.db"));
+    celeriac_testkit::transport_contract::a_consumer_is_told_what_it_lost(&subject, |_| async {
+        // It holds nothing else; whoever looks next puts it back.
+        Connection::open(folder.path("broker.db"))
+            .unwrap()
+            .execute("DELETE FROM celeriac_holder", [])
+            .unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_lease_that_could_not_be_renewed_in_time_is_looked_at_again() {
+    let folder = Folder::new();
+    let transport = open_with(&folder.url("broker.db"), serde_json::json!({ "busy_timeout": 0.1 }));
+    publish(&transport, &[to("q", "task")]).await;
+    let consumer = consume(&transport, &["q"], SHORT_LEASE).await;
+    let delivery = take(&consumer, 1).await.remove(0);
+    let locking = Connection::open(folder.path("broker.db")).unwrap();
+    locking.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    within(async {
+        while consumer.leases_stand() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    locking.execute_batch("COMMIT").unwrap();
+    assert_eq!(within(consumer.lost()).await, [], "nobody took it for dead");
+    assert!(consumer.leases_stand());
+    assert_eq!(settle(&consumer, delivery.tag, Outcome::Ack).await.unwrap(), Settled::Done);
+}
+
+#[tokio::test]
+async fn a_dead_message_that_cannot_be_read_is_listed_and_replayed_only_where_it_is_told_to() {
+    let folder = Folder::new();
+    let transport = open(&folder.url("broker.db"));
+    publish(&transport, &[to("q", "one"), to("q", "two")]).await;
+    let consumer = consume(&transport, &["q"], LEASE).await;
+    let deliveries = take(&consumer, 2).await;
+    for delivery in &deliveries {
+        let dead = Outcome::Dead { reason: "rejected", detail: String::new() };
+        assert_eq!(settle(&consumer, delivery.tag, dead).await.unwrap(), Settled::Done);
+    }
+    let connection = Connection::open(folder.path("broker.db")).unwrap();
+    connection.execute("UPDATE celeriac_dead SET entry = '{}', raw = x'fffe' WHERE id = 2", []).unwrap();
+    let letters = transport.dead_letters(0, 10).await.unwrap();
+    let known: Vec<_> =
+        letters.iter().map(|letter| (letter.reason.as_str(), letter.queue.as_str(), letter.size)).collect();
+    assert_eq!(known, [("rejected", "q", deliveries[0].raw.len() as u64), ("unreadable", "", 2)]);
+    let ids: Vec<_> = letters.iter().map(|letter| letter.id.clone()).collect();
+    let error = within(transport.replay_dead(&ids, None)).await.unwrap_err();
+    assert_eq!(error.code(), "ERR_CELERIAC_INVALID_ARGUMENT");
+    assert_eq!(transport.queue_length("q").await.unwrap(), 0, "nothing was moved");
+    assert_eq!(transport.dead_count().await.unwrap(), 2);
+    assert_eq!(within(transport.replay_dead(&ids, Some("other"))).await.unwrap(), [true, true]);
+    let other = consume(&transport, &["other"], LEASE).await;
+    let came = take(&other, 2).await;
+    let raws: Vec<_> = came.iter().map(|delivery| delivery.raw.to_vec()).collect();
+    assert_eq!(raws, [deliveries[0].raw.to_vec(), b"\xff\xfe".to_vec()]);
+    assert_eq!(transport.dead_count().await.unwrap(), 0);
 }
 
 #[tokio::test]

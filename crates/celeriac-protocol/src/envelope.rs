@@ -93,8 +93,13 @@ pub fn decode(raw: &[u8]) -> Result<Message> {
             "content-encoding" => {
                 message.content_encoding = text(&name, value)?.unwrap_or_default().into_owned();
             }
-            "headers" if value != "null" => value_object(&name, value)?.clone_into(&mut message.headers),
-            "properties" if value != "null" => {
+            // Of two equal keys the last counts, also when it is null, as in Python.
+            "headers" if value == "null" => "{}".clone_into(&mut message.headers),
+            "properties" if value == "null" => {
+                (message.properties, encoding) = (Properties::default(), Cow::Borrowed(""));
+            }
+            "headers" => value_object(&name, value)?.clone_into(&mut message.headers),
+            "properties" => {
                 (message.properties, encoding) = properties(value_object(&name, value)?)?;
             }
             _ => {}
@@ -246,4 +251,17 @@ fn with_member(object: &str, name: &str, change: impl FnOnce(&str) -> Option<Str
         out.push_str(&object[end..]);
     }
     Some(out)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equal_keys_the_last_counts_also_when_it_is_null() {
+        let raw = br#"{"body": "", "headers": {"task": "t"}, "properties": {"priority": 3}, "headers": null, "properties": null}"#;
+        let message = decode(raw).unwrap();
+        assert_eq!((message.headers.as_str(), message.properties.priority), ("{}", None));
+    }
 }

@@ -162,7 +162,11 @@ fn parse_offset(text: &str) -> Option<i32> {
     if text.eq_ignore_ascii_case("z") {
         return Some(0);
     }
-    let sign = if text.starts_with('-') { -1 } else { 1 };
+    let sign = match text.as_bytes().first()? {
+        b'+' => 1,
+        b'-' => -1,
+        _ => return None,
+    };
     let digits: String = text.get(1..)?.chars().filter(|character| *character != ':').collect();
     // Python prints seconds for offsets that have them, as those of the nineteenth century do.
     if !matches!(digits.len(), 2 | 4 | 6) {
@@ -222,6 +226,8 @@ mod tests {
             "2026-",
             "202603",
             "2026-02-30",
+            "2026-01-02T03z04:05",
+            "2026-01-02T03:04Z00",
             "2026-13-01",
             "2026-01-02T",
             "2026-01-02T3",

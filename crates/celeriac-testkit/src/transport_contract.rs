@@ -12,12 +12,16 @@
 // The behaviours read like tests, and use nearly all of `support`.
 #![allow(clippy::wildcard_imports)]
 
+mod begins;
 mod claims;
+mod dead;
 mod messages;
 mod routing;
 mod support;
 
+pub use begins::*;
 pub use claims::*;
+pub use dead::*;
 pub use messages::*;
 pub use routing::*;
 pub use support::Subject;
@@ -43,6 +47,19 @@ macro_rules! transport_contract {
                 a_requeued_message_comes_back_first
                 a_requeued_message_says_that_it_was_redelivered_when_asked
                 a_dead_message_is_listed_with_its_reason_and_its_bytes
+                a_dead_message_is_listed_with_its_task_and_its_size
+                a_replayed_message_comes_back_to_its_queue_at_its_priority
+                a_replayed_message_goes_where_it_is_told_to
+                a_dropped_message_is_gone
+                what_is_not_in_the_dead_list_says_so
+                the_dead_list_is_counted
+                replays_at_the_same_time_replay_once
+                begins_are_counted_over_leases_that_run_out
+                begins_are_counted_over_deliveries_that_were_given_up
+                a_count_is_forgotten_when_its_delivery_is_settled
+                deliveries_of_one_task_share_their_count
+                what_was_lost_does_not_begin
+                a_replayed_message_has_no_count
                 an_unsettled_message_is_hidden_from_others_until_its_consumer_closes
                 messages_of_a_consumer_that_died_come_back_after_its_lease
                 a_held_message_outlives_its_lease

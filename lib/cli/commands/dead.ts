@@ -27,8 +27,10 @@ const listCommand: CliCommand = {
     const { limit = Infinity, json = false } = options as { limit?: number; json?: boolean }
     const { deadLetters } = await context.app()
     const print = json ? new JsonArray(context) : new Table(context)
+    watchOutput()
     let listed = 0
     for await (const letter of deadLetters.scan(filterOf(options))) {
+      if (!outputIsRead) break
       if (listed === limit) {
         print.more(`There are more than these ${limit}.`)
         break
@@ -53,7 +55,11 @@ const showCommand: CliCommand = {
   async run(context, options, [id]) {
     const { deadLetters } = await context.app()
     const letter = await deadLetters.get(String(id))
-    if (options['raw'] === true) await write(letter.raw)
+    watchOutput()
+    if (options['raw'] === true)
+      await write(letter.raw).catch((error: unknown) => {
+        if (outputIsRead) throw error
+      })
     else if (options['json'] === true) {
       context.print(printableJson({ ...letter, raw: letter.raw.toString('base64') }))
     } else for (const line of linesOf(letter)) context.print(line)
@@ -325,6 +331,19 @@ function members(object: Readonly<Record<string, unknown>>): string[] {
 /** A time that no Date can hold is still a letter. */
 function timeOf(date: Date): string {
   return Number.isNaN(date.getTime()) ? 'not known' : date.toISOString()
+}
+
+/** Whether somebody still reads standard output; undefined as long as nobody has asked. */
+let outputIsRead: boolean | undefined
+
+/** Has `celeriac dead list | head` end quietly once its reader has enough, which is no failure. */
+function watchOutput(): void {
+  if (outputIsRead !== undefined) return
+  outputIsRead = true
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') outputIsRead = false
+    else if (outputIsRead) throw error
+  })
 }
 
 /** Writes bytes to standard output as they are. */

@@ -15,6 +15,7 @@ local prefix, most, fair, queues = ARGV[2], tonumber(ARGV[4]), ARGV[5] == '1', t
 local time = redis.call('TIME')
 local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[3] / 1000)
 local given, taken, records, scores = {}, 0, {}, {}
+local failure
 
 -- Lua's stack bounds the number of arguments of one call.
 local function write()
@@ -42,8 +43,11 @@ for first = 5, #KEYS, queues do
       if wanted == 0 then
         break
       end
-      local got = redis.call('RPOP', KEYS[place], wanted)
-      if got then
+      local got = redis.pcall('RPOP', KEYS[place], wanted)
+      if got and got.err then
+        -- A key that is no list. What was popped from others must be recorded all the same.
+        failure = got
+      elseif got then
         local queue = ', "", ' .. ARGV[7 + (place - 5) % queues] .. ']'
         for _, raw in ipairs(got) do
           taken = taken + 1
@@ -71,7 +75,9 @@ for first = 5, #KEYS, queues do
 end
 write()
 
-if taken == 0 then
+if taken == 0 and failure then
+  return failure
+elseif taken == 0 then
   redis.call('HSET', KEYS[4], ARGV[1], most)
 else
   redis.call('HDEL', KEYS[4], ARGV[1])

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,15 +13,12 @@ use tokio::task::AbortHandle;
 use super::core::{Claimed, Core, Sources, Stage, lock};
 use super::scripts::{ABANDONED, CLAIM};
 use super::settings::QueueOrder;
-use super::{lease, restore, settle, unanswered, waiting};
+use super::{begin, lease, listener, restore, settle, unanswered, waiting};
 use crate::fault_point;
 use crate::transport::{Consumer, Delivery, DeliveryTag, Outcome, Queue, Settled, Settlement};
 
 /// The most messages of one call of the claiming script: the server does nothing else meanwhile.
 const MESSAGES_PER_CLAIM: usize = 4096;
-
-/// How often all lists are looked at when there are more of them than connections that wait.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Takes messages from lists. Dropped without [`close`](Consumer::close) it lets its leases run out.
 pub(super) struct RedisConsumer {
@@ -36,7 +32,7 @@ impl RedisConsumer {
     /// Makes itself known, then begins to wait.
     pub(super) async fn start(core: Core) -> Result<Self> {
         let core = Arc::new(core);
-        restore::beat(&core).await?;
+        restore::announce(&core).await?;
         waiting::arrange(&core).await;
         let tasks = vec![
             tokio::spawn(lease::keep(Arc::clone(&core))).abort_handle(),
@@ -52,6 +48,9 @@ impl RedisConsumer {
         }
         for waiter in lock(&self.core.waiters).drain(..) {
             waiter.abort();
+        }
+        if let Some(listener) = &*lock(&self.core.listener) {
+            listener.abort();
         }
     }
 }
@@ -182,6 +181,7 @@ impl Core {
         let _asking = self.asking.lock().await;
         let withdrawn = self.withdraw().await;
         let in_order = waiting::end(self, |_| true).await;
+        listener::end(self).await;
         withdrawn?;
         // What is not found now comes back after its lease.
         let _ = unanswered::look(self).await;
@@ -237,11 +237,9 @@ impl Consumer for RedisConsumer {
                 }
                 continue;
             }
-            let sweeps = !waiting::covers_all(core);
             tokio::select! {
                 () = &mut arrived => {}
                 _ = stage.changed() => {}
-                () = tokio::time::sleep(SWEEP_INTERVAL), if sweeps => core.sweep_next(),
             }
         }
     }
@@ -273,7 +271,15 @@ impl Consumer for RedisConsumer {
     }
 
     async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>> {
-        Ok(vec![Some(2); batch.len()])
+        begin::begin(&self.core, batch).await
+    }
+
+    fn leases_stand(&self) -> bool {
+        lease::stand(&self.core)
+    }
+
+    async fn lost(&self) -> Vec<DeliveryTag> {
+        lease::lost(&self.core).await
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
@@ -286,7 +292,7 @@ impl Consumer for RedisConsumer {
         // Until the credit is given anew, waiting connections put back what they get.
         core.withdraw().await?;
         *lock(&core.sources) = Arc::new(sources);
-        restore::beat(core).await?;
+        restore::announce(core).await?;
         waiting::arrange(core).await;
         core.sweep_next();
         drop(asking);

@@ -10,12 +10,14 @@ use celeriac_error::{Error, Result};
 use celeriac_protocol::envelope;
 use tokio::sync::{Notify, watch};
 
+use super::lease::{self, Leases};
 use super::link::Link;
+use super::listener::Listener;
 use super::routing::Router;
 use super::settings::{QueueOrder, Settings};
 use super::settle;
 use super::unanswered::Unanswered;
-use super::waiting::Waiter;
+use super::waiting::{Plan, Waiter};
 use crate::transport::{Delivery, DeliveryTag, ExchangeType, Queue};
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -34,6 +36,10 @@ pub(super) struct Held {
     /// It could not be read and lies in the dead list already: kombu's restore ends at the first record that it cannot
     /// parse, so no such message stays in `unacked` for longer than it takes to see that.
     pub(super) buried: bool,
+    /// The key that counts how often the body of its task has begun, when this delivery was counted there.
+    pub(super) counted: Option<Arc<str>>,
+    /// How many settlements of it are under way.
+    pub(super) settling: u32,
     /// A settlement was sent and its answer lost: when the claim is gone, it was that settlement.
     pub(super) unsure: bool,
 }
@@ -62,6 +68,8 @@ pub(super) struct Sources {
     pub(super) queues: Vec<Arc<Source>>,
     /// The queue that a sweep begins with.
     pub(super) first: AtomicUsize,
+    /// How it waits for their messages.
+    pub(super) plan: Plan,
 }
 
 impl Sources {
@@ -88,7 +96,8 @@ impl Sources {
                 lists: settings.keys.lists(name).into_iter().map(Arc::from).collect(),
             })
         };
-        Ok(Self { queues: names.into_iter().map(source).collect(), first: AtomicUsize::new(0) })
+        let queues: Vec<_> = names.into_iter().map(source).collect();
+        Ok(Self { plan: Plan::new(settings, &queues), queues, first: AtomicUsize::new(0) })
     }
 }
 
@@ -118,6 +127,7 @@ pub(super) struct Core {
     calls: AtomicU64,
     tags: AtomicU64,
     pub(super) held: Mutex<HashMap<u64, Held>>,
+    pub(super) leases: Leases,
     pub(super) ready: Mutex<VecDeque<Delivery>>,
     /// Rung when a waiting receive should look again.
     pub(super) arrived: Notify,
@@ -131,6 +141,7 @@ pub(super) struct Core {
     pub(super) asking: tokio::sync::Mutex<()>,
     pub(super) sources: Mutex<Arc<Sources>>,
     pub(super) waiters: Mutex<Vec<Waiter>>,
+    pub(super) listener: Mutex<Option<Listener>>,
     pub(super) unanswered: Unanswered,
 }
 
@@ -151,6 +162,7 @@ impl Core {
             calls: AtomicU64::new(0),
             tags: AtomicU64::new(0),
             held: Mutex::default(),
+            leases: Leases::new(),
             ready: Mutex::default(),
             arrived: Notify::new(),
             grant: watch::Sender::new(Grant::default()),
@@ -160,6 +172,7 @@ impl Core {
             asking: tokio::sync::Mutex::new(()),
             sources: Mutex::new(Arc::new(sources)),
             waiters: Mutex::default(),
+            listener: Mutex::default(),
             unanswered: Unanswered::default(),
         }
     }
@@ -174,7 +187,12 @@ impl Core {
 
     /// The prefix of the tags of one call of a claiming script.
     pub(super) fn next_call(&self) -> String {
-        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::Relaxed))
+        format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// How many calls of a claiming script have been numbered; the number is the part of the prefix before its last colon.
+    pub(super) fn calls_so_far(&self) -> u64 {
+        self.calls.load(Ordering::SeqCst)
     }
 
     /// The lease in milliseconds.
@@ -207,17 +225,29 @@ impl Core {
         }
     }
 
-    /// Makes deliveries of what a script claimed.
+    /// Makes deliveries of what scripts claimed.
     pub(super) async fn accept(&self, claimed: Vec<Claimed>) {
+        let oldest_call = claimed.iter().map(|one| call_number(&one.id)).min().unwrap_or_default();
         let mut deliveries = Vec::with_capacity(claimed.len());
         for Claimed { id, queue, list, raw } in claimed {
             let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
-            let held =
-                Held { id, raw: raw.clone(), list, queue: Arc::clone(&queue), buried: false, unsure: false };
+            let held = Held {
+                id,
+                raw: raw.clone(),
+                list,
+                queue: Arc::clone(&queue),
+                buried: false,
+                counted: None,
+                settling: 0,
+                unsure: false,
+            };
             lock(&self.held).insert(tag, held);
             let message = envelope::decode(&raw);
             deliveries.push(Delivery { tag: DeliveryTag(tag), queue, raw, message });
         }
+        let tags: Vec<u64> = deliveries.iter().map(|delivery| delivery.tag.0).collect();
+        let lost = lease::doubt(self, oldest_call, &tags).await;
+        deliveries.retain(|delivery| !lost.contains(&delivery.tag.0));
         let unreadable: Vec<(u64, String)> = deliveries
             .iter()
             .filter_map(|delivery| Some((delivery.tag.0, delivery.message.as_ref().err()?.to_string())))
@@ -234,4 +264,9 @@ impl Core {
         let count = ready.len().min(max);
         ready.drain(..count).collect()
     }
+}
+
+/// The number of the call that made a tag: see [`Core::next_call`].
+fn call_number(id: &str) -> u64 {
+    id.rsplit(':').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }

@@ -1,13 +1,17 @@
-//! Leases are renewed for as long as something is held, however long that is.
+//! Leases are renewed for as long as something is held, however long that is; and what was lost all the same is told.
 
-use std::sync::Arc;
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use celeriac_error::Result;
+use tokio::sync::Notify;
 
 use super::core::{Core, lock};
 use super::scripts::RENEW;
 use crate::fault_point;
+use crate::moment::Moment;
+use crate::transport::DeliveryTag;
 
 /// The most tags of one script.
 const TAGS_PER_SCRIPT: usize = 1000;
@@ -15,31 +19,165 @@ const TAGS_PER_SCRIPT: usize = 1000;
 /// How soon a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Renews every third of a lease.
+/// How long at most until the clocks are looked at: a timer may not count the time that the machine slept.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What is known of the leases of one consumer.
+pub(super) struct Leases {
+    state: Mutex<State>,
+    /// Rung when there is something to tell.
+    told: Notify,
+}
+
+struct State {
+    /// When the last renewal of all that was held was sent.
+    renewed: Moment,
+    /// What calls of a claiming script below this number gave may have been lost before its answer was read.
+    doubtful: u64,
+    lost: Vec<DeliveryTag>,
+    /// Leases that had run out were looked at again.
+    looked: bool,
+}
+
+impl Leases {
+    pub(super) fn new() -> Self {
+        let state = State { renewed: Moment::now(), doubtful: 0, lost: Vec::new(), looked: false };
+        Self { state: Mutex::new(state), told: Notify::new() }
+    }
+}
+
+/// Whether what is held is certainly still ours.
+pub(super) fn stand(core: &Core) -> bool {
+    lock(&core.leases.state).renewed.age() < core.lease
+}
+
+/// What others have taken, once there is something to say.
+pub(super) async fn lost(core: &Core) -> Vec<DeliveryTag> {
+    loop {
+        let told = core.leases.told.notified();
+        tokio::pin!(told);
+        // Before looking, so that nothing comes between looking and waiting.
+        told.as_mut().enable();
+        {
+            let mut state = lock(&core.leases.state);
+            if std::mem::take(&mut state.looked) || !state.lost.is_empty() {
+                return std::mem::take(&mut state.lost);
+            }
+        }
+        told.await;
+    }
+}
+
+/// Renews every third of a lease, and after a pause at once.
 pub(super) async fn keep(core: Arc<Core>) {
     let third = core.lease / 3;
     loop {
-        tokio::time::sleep(third).await;
-        while renew(&core).await.is_err() {
-            tokio::time::sleep(RETRY.min(third)).await;
+        let age = lock(&core.leases.state).renewed.age();
+        if age < third {
+            tokio::time::sleep((third - age).min(TICK)).await;
+        } else {
+            renew(&core, third).await;
         }
     }
 }
 
-async fn renew(core: &Core) -> Result<()> {
-    let ids: Vec<Arc<str>> = {
-        let held = lock(&core.held);
-        held.values().filter(|held| !held.buried).map(|held| Arc::clone(&held.id)).collect()
-    };
-    for chunk in ids.chunks(TAGS_PER_SCRIPT) {
-        fault_point!("redis.renew.before");
-        let mut call = RENEW.call(&[core.settings.keys.unacked_index.clone(), core.settings.keys.leases()]);
-        call.arg(core.lease_ms());
-        for id in chunk {
-            call.arg(&**id);
-        }
-        core.link.script::<()>(&RENEW, &call).await?;
-        fault_point!("redis.renew.after");
+/// Renews everything that is held; gives up when it takes so long that it is time to begin anew.
+async fn renew(core: &Core, third: Duration) {
+    let sent = Moment::now();
+    let ran_out = !stand(core);
+    if ran_out {
+        // Before looking at what is held: what is accepted from here on is looked at when it is accepted.
+        lock(&core.leases.state).doubtful = core.calls_so_far();
     }
-    Ok(())
+    let held: Vec<(u64, Arc<str>)> = {
+        let held = lock(&core.held);
+        held.iter().filter(|(_, held)| !held.buried).map(|(tag, held)| (*tag, Arc::clone(&held.id))).collect()
+    };
+    let mut rest: VecDeque<&[(u64, Arc<str>)]> = held.chunks(TAGS_PER_SCRIPT).collect();
+    let mut failures = 0;
+    while let Some(chunk) = rest.pop_front() {
+        match ask(core, chunk).await {
+            Ok(lost) => {
+                failures = 0;
+                tell(core, &lost);
+            }
+            // The others must not suffer from what may concern only this one.
+            Err(_) => {
+                rest.push_back(chunk);
+                failures += 1;
+                if failures >= rest.len().min(2) {
+                    tokio::time::sleep(RETRY.min(third)).await;
+                }
+                if sent.age() >= third {
+                    return;
+                }
+            }
+        }
+    }
+    let mut state = lock(&core.leases.state);
+    state.renewed = sent;
+    state.looked |= ran_out;
+    drop(state);
+    if ran_out {
+        core.leases.told.notify_waiters();
+    }
+}
+
+/// Renews these; gives those that are lost.
+async fn ask(core: &Core, claims: &[(u64, Arc<str>)]) -> Result<Vec<u64>> {
+    let keys = &core.settings.keys;
+    let mut call = RENEW.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
+    call.arg(core.lease_ms());
+    for (_, id) in claims {
+        call.arg(&**id);
+    }
+    fault_point!("redis.renew.before");
+    let places: Vec<usize> = core.link.script(&RENEW, &call).await?;
+    fault_point!("redis.renew.after");
+    Ok(places.into_iter().filter_map(|place| Some(claims.get(place)?.0)).collect())
+}
+
+/// Forgets what is lost, and tells of what had been handed out.
+fn tell(core: &Core, lost: &[u64]) {
+    if lost.is_empty() {
+        return;
+    }
+    let mut untold: HashSet<u64> = HashSet::new();
+    {
+        let mut all = lock(&core.held);
+        for tag in lost {
+            // Where a settlement is under way, or its answer was lost, it is that settlement.
+            if all.get(tag).is_some_and(|held| held.settling == 0 && !held.unsure) {
+                all.remove(tag);
+                untold.insert(*tag);
+            }
+        }
+    }
+    lock(&core.ready).retain(|delivery| !untold.remove(&delivery.tag.0));
+    if !untold.is_empty() {
+        lock(&core.leases.state).lost.extend(untold.into_iter().map(DeliveryTag));
+        core.leases.told.notify_waiters();
+    }
+}
+
+/// An answer that was under way while the process stood still may come when its claims are others' already: such claims
+/// are renewed before anybody hears of them. Gives those that are lost.
+pub(super) async fn doubt(core: &Core, call: u64, tags: &[u64]) -> HashSet<u64> {
+    if stand(core) && call >= lock(&core.leases.state).doubtful {
+        return HashSet::new();
+    }
+    let claims: Vec<(u64, Arc<str>)> = {
+        let held = lock(&core.held);
+        tags.iter().filter_map(|tag| Some((*tag, Arc::clone(&held.get(tag)?.id)))).collect()
+    };
+    let mut lost = HashSet::new();
+    for chunk in claims.chunks(TAGS_PER_SCRIPT) {
+        // Where it fails, the next renewal tells.
+        lost.extend(ask(core, chunk).await.unwrap_or_default());
+    }
+    let mut held = lock(&core.held);
+    for tag in &lost {
+        held.remove(tag);
+    }
+    lost
 }

@@ -4,6 +4,7 @@
 //! same queues. What is held is in kombu's `unacked` too, so that a Python worker restores it when none of ours is left; beside
 //! it `celeriac.leases` says until when it is ours. Kept in one script each: claiming, settling, putting back.
 
+mod begin;
 mod consumer;
 mod core;
 mod dead;
@@ -11,6 +12,7 @@ mod fanout;
 mod keys;
 mod lease;
 mod link;
+mod listener;
 mod publish;
 mod record;
 mod restore;

@@ -3,16 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use celeriac_error::Result;
 use celeriac_protocol::envelope;
-use redis::Cmd;
+use redis::{Cmd, Value};
 
+use super::consumer::bulks;
 use super::core::Core;
 use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
-use super::waiting;
 use crate::dead::DeadLetter;
 use crate::fault_point;
 
@@ -25,9 +25,14 @@ const DEAD_AFTER: Duration = Duration::from_secs(3);
 /// After how long a consumer is forgotten: longer than the server can hold a BLMOVE for it.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// The most claims of one round, and the most rounds of one turn: other work must get its share of the server.
+/// The most claims and bytes of one round, and how many entries of an index it may look at: the server does nothing else
+/// meanwhile.
 const CLAIMS_PER_ROUND: usize = 200;
-const ROUNDS: usize = 20;
+const BYTES_PER_ROUND: usize = 4 << 20;
+const LOOKS_PER_ROUND: usize = 2000;
+
+/// How long a turn may last: signs of life must go on.
+const TURN: Duration = Duration::from_millis(500);
 
 /// Whose claims.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,23 +46,29 @@ enum Whose {
 /// A sign of life each second; whoever's turn it is restores.
 pub(super) async fn keep(core: Arc<Core>) {
     loop {
+        // A server that is away is the receiver's to report.
+        if let Ok((ours, kombu)) = beat(&core, true).await {
+            if ours {
+                let _ = empty_abandoned_lists(&core).await;
+                let _ = restore(&core, Whose::Ours).await;
+            }
+            if kombu {
+                let _ = restore(&core, Whose::Kombu).await;
+            }
+        }
         // Spread, so that a fleet that was started at once does not ask at once.
         let jitter = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
         tokio::time::sleep(INTERVAL * (230 + jitter / 5) / 256).await;
-        // A server that is away is the receiver's to report.
-        let Ok((ours, kombu)) = beat(&core).await else { continue };
-        if ours {
-            let _ = empty_abandoned_lists(&core).await;
-            let _ = restore(&core, Whose::Ours).await;
-        }
-        if kombu {
-            let _ = restore(&core, Whose::Kombu).await;
-        }
     }
 }
 
-/// Gives a sign of life; says whether it is our turn to restore our kind's and kombu's claims.
-pub(super) async fn beat(core: &Core) -> Result<(bool, bool)> {
+/// Gives a sign of life, and no more: whoever takes a turn has to use it.
+pub(super) async fn announce(core: &Core) -> Result<()> {
+    beat(core, false).await.map(drop)
+}
+
+/// Gives a sign of life; says whether it is our turn to restore our kind's and kombu's claims, where we ask for one.
+async fn beat(core: &Core, asks: bool) -> Result<(bool, bool)> {
     let keys = &core.settings.keys;
     let mut call = BEAT.call(&[
         keys.workers(),
@@ -65,11 +76,10 @@ pub(super) async fn beat(core: &Core) -> Result<(bool, bool)> {
         keys.own("restore_turn"),
         keys.own("restore_turn_kombu"),
     ]);
-    call.arg(&core.name)
-        .arg(INTERVAL.as_millis() as u64 * 9 / 10)
-        .arg((core.settings.restore_interval.as_millis() as u64).max(1));
-    for (_, list) in waiting::lists(&core.sources()) {
-        call.arg(&*list);
+    let interval = |interval: Duration| if asks { (interval.as_millis() as u64).max(1) } else { 0 };
+    call.arg(&core.name).arg(interval(INTERVAL * 9 / 10)).arg(interval(core.settings.restore_interval));
+    for list in core.sources().plan.names() {
+        call.arg(&**list);
     }
     let (ours, kombu): (i32, i32) = core.link.script(&BEAT, &call).await?;
     Ok((ours == 1, kombu == 1))
@@ -88,12 +98,18 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
     let keys = &core.settings.keys;
     let mode = if whose == Whose::Ours { "ours" } else { "kombu" };
     let age = core.settings.visibility_timeout.as_secs_f64();
-    for _ in 0..ROUNDS {
+    let began = Instant::now();
+    while began.elapsed() < TURN {
         let mut call = EXPIRED.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
-        call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND);
+        call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND).arg(BYTES_PER_ROUND).arg(LOOKS_PER_ROUND);
         fault_point!("redis.restore.before");
-        let due: Vec<Vec<u8>> = core.link.script(&EXPIRED, &call).await?;
+        let mut reply: Vec<Value> = core.link.script(&EXPIRED, &call).await?;
+        let more = reply.first() == Some(&Value::Int(1));
+        let due = bulks(Value::Array(reply.split_off(reply.len().min(1)))).unwrap_or_default();
         if due.is_empty() {
+            if more {
+                continue;
+            }
             return Ok(());
         }
         fault_point!("redis.restore.listed");
@@ -108,7 +124,7 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
         }
         let restored: usize = core.link.script(&RESTORE, &call).await?;
         fault_point!("redis.restore.after");
-        if due.len() < CLAIMS_PER_ROUND * 2 || restored == 0 {
+        if !more || restored == 0 {
             return Ok(());
         }
     }

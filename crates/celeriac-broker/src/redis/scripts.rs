@@ -14,6 +14,7 @@ pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| Script::new(include
 pub(super) static WAKE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("wake.lua")));
 pub(super) static SETTLE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&format!("{STORE_RESULT}{BURY}{}", include_str!("settle.lua"))));
+pub(super) static BEGIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("begin.lua")));
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));
 pub(super) static EXPIRED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("expired.lua")));
@@ -22,6 +23,9 @@ pub(super) static RESTORE: LazyLock<Script> =
 pub(super) static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("replay.lua")));
 pub(super) static DROP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("drop.lua")));
 pub(super) static ABANDONED: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("abandoned.lua")));
+pub(super) static RUNG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("rung.lua")));
+pub(super) static RING: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("ring.lua")));
+pub(super) static TURN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("turn.lua")));
 pub(super) static FOUND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("found.lua")));
 pub(super) static BIND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("bind.lua")));
 

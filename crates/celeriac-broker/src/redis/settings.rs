@@ -12,6 +12,9 @@ use crate::registry::TransportOptions;
 /// How long an answer may take unless `socket_timeout` says otherwise. kombu waits for ever; here others wait behind it.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many connections wait unless `waiting_connections` says otherwise.
+const WAITING_CONNECTIONS: usize = 16;
+
 /// In which order the queues of one priority step are looked at (`queue_order_strategy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum QueueOrder {
@@ -41,6 +44,8 @@ pub(super) struct Settings {
     /// How long an answer may take (`socket_timeout`; 10 s, where kombu waits for ever).
     pub(super) response_timeout: Duration,
     pub(super) order: QueueOrder,
+    /// The most connections that one consumer keeps waiting (`waiting_connections`).
+    pub(super) waiting_connections: usize,
     /// Where a direct message goes that matches no queue (`deadletter_queue`).
     pub(super) dead_letter_queue: Option<String>,
 }
@@ -68,6 +73,11 @@ impl Settings {
                         "queue_order_strategy must be round_robin, sorted or priority, not `{other}`"
                     )));
                 }
+            },
+            waiting_connections: match options.text("waiting_connections").map(|text| text.parse()) {
+                None => WAITING_CONNECTIONS,
+                Some(Ok(number @ 1..)) => number,
+                Some(_) => return Err(options.wrong("waiting_connections must be a whole number above zero")),
             },
             dead_letter_queue: options.text("deadletter_queue"),
         })
@@ -196,6 +206,7 @@ mod tests {
             ("priority_steps=0", "priority_steps"),
             ("queue_order_strategy=random", "queue_order_strategy"),
             ("fanout_patterns=perhaps", "fanout_patterns"),
+            ("waiting_connections=0", "waiting_connections"),
         ] {
             let error = open(&format!("redis://host?{query}"), &Value::Null).err().unwrap();
             assert_eq!(error.code(), "ERR_CELERIAC_INVALID_URL");

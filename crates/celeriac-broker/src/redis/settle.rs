@@ -36,9 +36,16 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
     if let Err(error) = core.link.open().await {
         return batch.iter().map(|_| Err(again(&error))).collect();
     }
+    let mut under_way = UnderWay { core, tags: Vec::with_capacity(batch.len()), sent: Vec::new() };
     let held: HashMap<u64, Held> = {
-        let all = lock(&core.held);
-        batch.iter().filter_map(|one| Some((one.tag.0, all.get(&one.tag.0)?.clone()))).collect()
+        let mut all = lock(&core.held);
+        let take = |one: &Settlement| {
+            let held = all.get_mut(&one.tag.0)?;
+            held.settling += 1;
+            under_way.tags.push(one.tag.0);
+            Some((one.tag.0, held.clone()))
+        };
+        batch.iter().filter_map(take).collect()
     };
     let mut order: Vec<usize> = (0..batch.len()).collect();
     // What goes back goes back newest first, so that the oldest is consumed next.
@@ -67,7 +74,10 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
         if sent.is_empty() {
             continue;
         }
-        match core.link.script::<Vec<Value>>(&SETTLE, &call).await {
+        under_way.sent = sent.iter().map(|&place| batch[place].tag.0).collect();
+        let replies = core.link.script::<Vec<Value>>(&SETTLE, &call).await;
+        under_way.sent.clear();
+        match replies {
             Ok(replies) => {
                 let mut all = lock(&core.held);
                 for (place, reply) in sent.into_iter().zip(replies) {
@@ -99,6 +109,30 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
     results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
 }
 
+/// Keeps renewals from taking what is being settled for lost, until it is dropped.
+struct UnderWay<'a> {
+    core: &'a Core,
+    tags: Vec<u64>,
+    /// Those whose answer has not come.
+    sent: Vec<u64>,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut all = lock(&self.core.held);
+        for tag in &self.tags {
+            if let Some(held) = all.get_mut(tag) {
+                held.settling = held.settling.saturating_sub(1);
+            }
+        }
+        for tag in &self.sent {
+            if let Some(held) = all.get_mut(tag) {
+                held.unsure = true;
+            }
+        }
+    }
+}
+
 /// The script's answer about one settlement.
 fn answer(url: &str, reply: Value) -> Result<Answer> {
     match reply {
@@ -125,7 +159,11 @@ fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Res
             messages.push((how, name, prepared.payload.clone()));
         }
     }
-    call.arg(if held.buried { "d" } else { "u" });
+    match &held.counted {
+        _ if held.buried => call.arg("d"),
+        None => call.arg("u"),
+        Some(key) => call.arg("b").arg(&**key),
+    };
     call.arg(&*held.id).arg(messages.len());
     for (how, name, payload) in messages {
         call.arg(how).arg(name).arg(&payload[..]);

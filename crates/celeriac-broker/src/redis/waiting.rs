@@ -5,26 +5,26 @@
 //! client is killed before it has recorded it. A consumer says in the hash of credits how many messages it would take; the
 //! script of whoever comes without credit puts the message back, and the next one that waits gets it.
 //!
-//! Up to [`CONNECTIONS`] lists have a connection each. With more, only the most urgent list of each queue (and of the first
-//! so many queues) has one; the others are looked at ten times a second while somebody waits.
+//! With more lists than connections, only the most urgent ones have a connection each; one more waits on a bell that is
+//! rung for all others ([`listener`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, Value};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::consumer::bulks;
-use super::core::{Claimed, Core, Grant, Source, Sources, lock};
+use super::core::{Claimed, Core, Grant, Source, lock};
 use super::link::{connect, explain, limited};
-use super::scripts::{self, WAKE};
+use super::listener::{self, Group};
+use super::scripts::{self, RUNG, Script, WAKE};
+use super::settings::Settings;
 use crate::fault_point;
-
-/// The most connections that wait.
-const CONNECTIONS: usize = 16;
 
 /// How long the server holds a BLMOVE.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -65,40 +65,80 @@ impl Waiter {
     }
 }
 
-/// The lists that connections wait on: queue and step.
-pub(super) fn lists(sources: &Sources) -> Vec<(Arc<Source>, Arc<str>)> {
-    let all: usize = sources.queues.iter().map(|source| source.lists.len()).sum();
-    let steps = if all <= CONNECTIONS { usize::MAX } else { 1 };
-    let each = sources.queues.iter().flat_map(|source| {
-        source.lists.iter().take(steps).map(move |list| (Arc::clone(source), Arc::clone(list)))
-    });
-    each.take(CONNECTIONS).collect()
+/// What one connection waits on.
+#[derive(Clone)]
+enum Target {
+    /// A list of this queue.
+    List(Arc<Source>, Arc<str>),
+    /// The bell that is rung for all lists without a connection.
+    Bell(Arc<Group>),
 }
 
-/// Whether a connection waits on every list.
-pub(super) fn covers_all(core: &Core) -> bool {
-    core.sources().queues.iter().map(|source| source.lists.len()).sum::<usize>() <= CONNECTIONS
+impl Target {
+    fn name(&self) -> &Arc<str> {
+        match self {
+            Self::List(_, list) => list,
+            Self::Bell(group) => &group.bell,
+        }
+    }
+}
+
+/// How a consumer waits: on each list, when there are few; else on the most urgent ones, and on a bell for the others.
+pub(super) struct Plan {
+    targets: Vec<Target>,
+    group: Option<Arc<Group>>,
+}
+
+impl Plan {
+    pub(super) fn new(settings: &Settings, queues: &[Arc<Source>]) -> Self {
+        let most = settings.waiting_connections;
+        let steps = settings.keys.steps.len();
+        let all: Vec<_> = (0..steps)
+            .flat_map(|step| {
+                queues.iter().map(move |source| (Arc::clone(source), Arc::clone(&source.lists[step])))
+            })
+            .collect();
+        if all.len() <= most {
+            let targets = all.into_iter().map(|(source, list)| Target::List(source, list)).collect();
+            return Self { targets, group: None };
+        }
+        // One waits on the bell, the others on whole steps, so that the same queues are the same group in whatever order. But
+        // a part of the first step is better than nothing.
+        let left = most - 1;
+        let own = if left < queues.len() { left } else { left - left % queues.len() };
+        let (own, watched) = all.split_at(own);
+        let group = Arc::new(Group::new(&settings.keys, watched.to_vec()));
+        let lists = own.iter().map(|(source, list)| Target::List(Arc::clone(source), Arc::clone(list)));
+        let targets = lists.chain([Target::Bell(Arc::clone(&group))]).collect();
+        Self { targets, group: Some(group) }
+    }
+
+    /// The lists that connections wait on.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.targets.iter().map(Target::name)
+    }
 }
 
 /// Ends the connections that are not needed any more and starts those that are.
 pub(super) async fn arrange(core: &Arc<Core>) {
-    let wanted = lists(&core.sources());
-    end(core, |list| !wanted.iter().any(|(_, other)| **other == *list)).await;
-    let mut waiters = lock(&core.waiters);
-    for (source, list) in wanted {
-        if waiters.iter().any(|waiter| waiter.list == list) {
-            continue;
+    let sources = core.sources();
+    let plan = &sources.plan;
+    end(core, |list| !plan.names().any(|name| **name == *list)).await;
+    {
+        let mut waiters = lock(&core.waiters);
+        for target in &plan.targets {
+            let list = target.name();
+            if waiters.iter().any(|waiter| waiter.list == *list) {
+                continue;
+            }
+            let control = Arc::new(Control::default());
+            let waiting =
+                Waiting { core: Arc::clone(core), target: target.clone(), control: Arc::clone(&control) };
+            let task = tokio::spawn(waiting.run(core.grant.subscribe()));
+            waiters.push(Waiter { list: Arc::clone(list), control, task });
         }
-        let control = Arc::new(Control::default());
-        let waiting = Waiting {
-            core: Arc::clone(core),
-            source,
-            list: Arc::clone(&list),
-            control: Arc::clone(&control),
-        };
-        let task = tokio::spawn(waiting.run(core.grant.subscribe()));
-        waiters.push(Waiter { list, control, task });
     }
+    listener::arrange(core, plan.group.clone()).await;
 }
 
 /// Ends the connections on these lists. What they are given meanwhile they put back, since there is no credit.
@@ -138,8 +178,7 @@ pub(super) async fn end(core: &Core, which: impl Fn(&str) -> bool) -> bool {
 /// The task of a [`Waiter`].
 struct Waiting {
     core: Arc<Core>,
-    source: Arc<Source>,
-    list: Arc<str>,
+    target: Target,
     control: Arc<Control>,
 }
 
@@ -191,7 +230,7 @@ impl Waiting {
                 Ok(Woken::PutBack) => {
                     spent = grant.number;
                     self.core.sweep_next();
-                    self.doubt(grant.number).await;
+                    self.doubt(&mut grants, grant.number).await;
                 }
                 Ok(Woken::Claimed(messages)) => {
                     spent = grant.number;
@@ -213,12 +252,18 @@ impl Waiting {
         }
     }
 
-    /// The server knew no credit of ours. Mostly another of our connections has just used it. But it may be gone for good:
-    /// a restorer took us for dead, or somebody flushed the database; then whoever waits has to ask again.
-    async fn doubt(&self, number: u64) {
-        let _ = tokio::time::timeout(ON_ITS_WAY, self.control.end.notified()).await;
+    /// The server knew no credit of ours. Mostly another of our connections has just used it, and as soon as its answer is here
+    /// there is a new one, or none. But it may be gone for good: a restorer took us for dead, or somebody flushed the
+    /// database; then whoever waits has to ask again.
+    async fn doubt(&self, grants: &mut watch::Receiver<Grant>, number: u64) {
+        let resolved = grants.wait_for(|grant| grant.number != number || grant.credit == 0);
+        let unresolved = tokio::select! {
+            () = self.control.end.notified() => false,
+            _ = resolved => false,
+            () = tokio::time::sleep(ON_ITS_WAY) => true,
+        };
         let grant = *self.core.grant.borrow();
-        if grant.number == number && grant.credit > 0 {
+        if unresolved && grant.number == number && grant.credit > 0 {
             self.core.close_grant();
             self.core.arrived.notify_waiters();
         }
@@ -229,7 +274,7 @@ impl Waiting {
         let mut connection = connect(&self.core.settings, None).await?;
         let prepare = async {
             let client: i64 = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await?;
-            WAKE.load(&mut connection).await?;
+            self.script().load(&mut connection).await?;
             Ok(client)
         };
         let client = limited(self.core.settings.response_timeout, prepare).await?;
@@ -252,21 +297,26 @@ impl Waiting {
         blocks: bool,
     ) -> RedisResult<Woken> {
         let (core, keys) = (&self.core, &self.core.settings.keys);
-        let private = keys.private_list(&core.name, &self.list);
-        let mut call = WAKE.call(&[
+        let list = self.target.name();
+        let private = keys.private_list(&core.name, list);
+        let script = self.script();
+        let mut call = script.call(&[
             private.as_str(),
-            &self.list,
+            list,
             &keys.unacked,
             &keys.unacked_index,
             &keys.leases(),
             &keys.credits(),
         ]);
-        call.arg(&core.name).arg(prefix).arg(core.lease_ms()).arg(&self.source.json);
+        call.arg(&core.name).arg(prefix).arg(core.lease_ms());
+        if let Target::List(source, _) = &self.target {
+            call.arg(&source.json);
+        }
         fault_point!("redis.wake.before");
         let woken: RedisResult<Value> = if blocks {
             let mut both = redis::pipe();
             both.ignore_errors();
-            both.cmd("BLMOVE").arg(&*self.list).arg(&private).arg("RIGHT").arg("LEFT").arg(BLOCK.as_secs());
+            both.cmd("BLMOVE").arg(&**list).arg(&private).arg("RIGHT").arg("LEFT").arg(BLOCK.as_secs());
             both.add_command(call.clone());
             let (moved, woken): (RedisResult<Value>, RedisResult<Value>) =
                 both.query_async(connection).await?;
@@ -279,26 +329,49 @@ impl Waiting {
             // The message lies in the private list: it must not wait for the next one.
             Err(error) if scripts::is_missing(&error) => {
                 fault_point!("redis.wake.moved");
-                WAKE.run(connection, &call).await?
+                script.run(connection, &call).await?
             }
             woken => woken?,
         };
-        match woken {
-            Value::Int(_) => Ok(Woken::PutBack),
-            other => match bulks(other) {
-                Some(messages) if messages.is_empty() => Ok(Woken::Nothing),
-                Some(messages) => {
+        Ok(match woken {
+            Value::Int(_) => Woken::PutBack,
+            reply => match self.claimed(prefix, reply) {
+                Some(claimed) if !claimed.is_empty() => {
                     fault_point!("redis.wake.after");
-                    let claimed = messages.into_iter().zip(1..).map(|(raw, number)| Claimed {
-                        id: format!("{prefix}{number}").into(),
-                        queue: Arc::clone(&self.source.queue),
-                        list: Arc::clone(&self.list),
-                        raw,
-                    });
-                    Ok(Woken::Claimed(claimed.collect()))
+                    Woken::Claimed(claimed)
                 }
-                None => Ok(Woken::Nothing),
+                _ => Woken::Nothing,
             },
+        })
+    }
+
+    fn script(&self) -> &'static Script {
+        match self.target {
+            Target::List(..) => &WAKE,
+            Target::Bell(_) => &RUNG,
         }
+    }
+
+    /// What the script gave us.
+    fn claimed(&self, prefix: &str, reply: Value) -> Option<Vec<Claimed>> {
+        let mut claimed = Vec::new();
+        let mut add = |queue: &Arc<str>, list: &Arc<str>, messages: Vec<Bytes>| {
+            for raw in messages {
+                let id = format!("{prefix}{}", claimed.len() + 1).into();
+                claimed.push(Claimed { id, queue: Arc::clone(queue), list: Arc::clone(list), raw });
+            }
+        };
+        match &self.target {
+            Target::List(source, list) => add(&source.queue, list, bulks(reply)?),
+            Target::Bell(group) => {
+                let Value::Array(parts) = reply else { return None };
+                let mut parts = parts.into_iter();
+                while let (Some(Value::BulkString(list)), Some(messages)) = (parts.next(), parts.next()) {
+                    let (queue, list) = group.source(&list)?;
+                    add(&queue, &list, bulks(messages)?);
+                }
+            }
+        }
+        Some(claimed)
     }
 }

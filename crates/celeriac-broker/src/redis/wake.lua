@@ -25,7 +25,8 @@ end
 
 local messages = redis.call('RPOP', KEYS[1], keep)
 if credit > moved then
-  for _, raw in ipairs(redis.call('RPOP', KEYS[2], credit - moved) or {}) do
+  -- An error's table has no elements: whatever came to be there, what was moved is recorded.
+  for _, raw in ipairs(redis.pcall('RPOP', KEYS[2], credit - moved) or {}) do
     messages[#messages + 1] = raw
   end
 end

@@ -1,6 +1,6 @@
 //! Takes messages for one consumer and keeps account of what it holds.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -12,6 +12,7 @@ use super::engine::{Engine, Renewal, Request};
 use super::session::{Claimed, Held, Outgoing, Session};
 use super::{outgoing, unroutable};
 use crate::fault_point;
+use crate::moment::Moment;
 use crate::transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement,
 };
@@ -23,6 +24,8 @@ pub(super) struct ConsumerState {
     inner: Mutex<Inner>,
     /// Rung when a waiting receive should look again.
     changed: Notify,
+    /// Rung when there is something to tell of lost deliveries.
+    told: Notify,
 }
 
 struct Inner {
@@ -30,6 +33,8 @@ struct Inner {
     queues: Vec<Arc<str>>,
     last_tag: u64,
     held: BTreeMap<u64, Held>,
+    /// The task and the count of each delivery that has begun.
+    begun: HashMap<u64, (String, u32)>,
     /// Claimed, but not given out yet.
     ready: VecDeque<Delivery>,
     /// The thread knows that a receive waits, for at most this many.
@@ -37,6 +42,17 @@ struct Inner {
     failure: Option<Error>,
     stopped: bool,
     ended: bool,
+    /// When the holder was last renewed.
+    renewed: Moment,
+    lost: Vec<DeliveryTag>,
+    /// A lease that had run out was looked at again.
+    looked: bool,
+}
+
+/// A renewal that was written, but not committed yet.
+pub(super) struct Renewed {
+    holder: i64,
+    sent: Moment,
 }
 
 impl ConsumerState {
@@ -49,13 +65,18 @@ impl ConsumerState {
                 queues: names(&options.queues),
                 last_tag: 0,
                 held: BTreeMap::new(),
+                begun: HashMap::new(),
                 ready: VecDeque::new(),
                 wanted: None,
                 failure: None,
                 stopped: false,
                 ended: false,
+                renewed: Moment::now(),
+                lost: Vec::new(),
+                looked: false,
             }),
             changed: Notify::new(),
+            told: Notify::new(),
         }
     }
 
@@ -128,19 +149,47 @@ impl ConsumerState {
         inner.stopped = true;
         inner.ended = true;
         inner.held.clear();
+        inner.begun.clear();
         inner.ready.clear();
         drop(inner);
         self.changed.notify_waiters();
     }
 
-    /// Says that it lives. Whoever was taken for dead goes on under a new name: what it held is others' now.
-    pub(super) fn renew(&self, session: &mut Session) -> rusqlite::Result<()> {
-        let holder = self.lock().holder;
-        if !session.renew_holder(holder, self.renewal.lease)? {
-            let holder = session.add_holder(&self.node, self.renewal.lease)?;
-            self.lock().holder = holder;
+    /// Whether what is held is certainly still its own.
+    pub(super) fn leases_stand(&self) -> bool {
+        self.lock().renewed.age() < self.renewal.lease
+    }
+
+    /// Says that it lives. Whoever was taken for dead goes on under a new name.
+    pub(super) fn renew(&self, session: &mut Session) -> rusqlite::Result<Renewed> {
+        let (holder, sent) = (self.lock().holder, Moment::now());
+        if session.renew_holder(holder, self.renewal.lease)? {
+            return Ok(Renewed { holder, sent });
         }
-        Ok(())
+        Ok(Renewed { holder: session.add_holder(&self.node, self.renewal.lease)?, sent })
+    }
+
+    /// The renewal is committed. What was held under another name is others' now.
+    pub(super) fn renewed(&self, Renewed { holder, sent }: &Renewed) {
+        let mut inner = self.lock();
+        let ran_out = inner.renewed.age() >= self.renewal.lease;
+        inner.renewed = *sent;
+        inner.holder = *holder;
+        let gone: Vec<u64> =
+            inner.held.iter().filter(|(_, held)| held.holder != *holder).map(|(tag, _)| *tag).collect();
+        for tag in gone {
+            inner.held.remove(&tag);
+            inner.begun.remove(&tag);
+            let ready = inner.ready.len();
+            inner.ready.retain(|delivery| delivery.tag.0 != tag);
+            // Nobody was told of what is taken back unseen.
+            if inner.ready.len() == ready {
+                inner.lost.push(DeliveryTag(tag));
+            }
+        }
+        inner.looked |= ran_out;
+        drop(inner);
+        self.told.notify_waiters();
     }
 
     /// What was claimed but never given out.
@@ -179,6 +228,8 @@ fn put_back_unseen(session: &mut Session, state: &ConsumerState) -> rusqlite::Re
 struct Due {
     tag: u64,
     held: Option<Held>,
+    /// The task whose begins were counted.
+    begun: Option<String>,
     publish: Vec<Outgoing>,
     outcome: Outcome,
 }
@@ -206,6 +257,11 @@ fn settle_one(session: &mut Session, due: &Due) -> rusqlite::Result<Outcomes> {
         session.put(outgoing, route)?;
     }
     session.release(held)?;
+    if let Some(task_id) = &due.begun
+        && due.outcome != Outcome::Abandon
+    {
+        session.forget_begins(task_id)?;
+    }
     match &due.outcome {
         Outcome::Ack => session.delete(held)?,
         Outcome::Requeue { redelivered } => session.give_back(held, *redelivered)?,
@@ -238,7 +294,13 @@ impl SqliteConsumer {
             .write_then(
                 move |session| {
                     put_back_unseen(session, &working)?;
-                    let holder = working.lock().holder;
+                    let (holder, begun): (i64, Vec<String>) = {
+                        let inner = working.lock();
+                        (inner.holder, inner.begun.values().map(|(task_id, _)| task_id.clone()).collect())
+                    };
+                    for task_id in begun {
+                        session.forget_begins(&task_id)?;
+                    }
                     session.end_holder(holder)
                 },
                 move |()| after.end(),
@@ -300,6 +362,7 @@ impl Consumer for SqliteConsumer {
                 due.push(Due {
                     tag: settlement.tag.0,
                     held: inner.held.get(&settlement.tag.0).cloned(),
+                    begun: inner.begun.get(&settlement.tag.0).map(|(task_id, _)| task_id.clone()),
                     publish: Vec::new(),
                     outcome: settlement.outcome.clone(),
                 });
@@ -333,6 +396,7 @@ impl Consumer for SqliteConsumer {
                     for (tag, outcome) in tags.iter().zip(outcomes) {
                         if matches!(outcome, Some(Outcomes::Done | Outcomes::Lost)) {
                             inner.held.remove(tag);
+                            inner.begun.remove(tag);
                         }
                     }
                 },
@@ -371,7 +435,59 @@ impl Consumer for SqliteConsumer {
     }
 
     async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>> {
-        Ok(vec![Some(2); batch.len()])
+        let asked: Vec<_> = {
+            let inner = self.state.lock();
+            let known = |tag| inner.begun.get(tag).map(|(_, count)| *count);
+            batch
+                .iter()
+                .map(|(tag, task_id)| (inner.held.get(&tag.0).cloned(), (*task_id).to_owned(), known(&tag.0)))
+                .collect()
+        };
+        let state = Arc::clone(&self.state);
+        let told: Vec<_> = batch.iter().map(|(tag, task_id)| (tag.0, (*task_id).to_owned())).collect();
+        self.engine
+            .write_then(
+                move |session| {
+                    asked
+                        .iter()
+                        .map(|(held, task_id, known)| match held {
+                            Some(held) if session.is_held(held)? => match known {
+                                Some(count) => Ok(Some(*count)),
+                                None => session.begin_body(task_id).map(Some),
+                            },
+                            _ => Ok(None),
+                        })
+                        .collect::<rusqlite::Result<Vec<_>>>()
+                },
+                move |counts: &Vec<Option<u32>>| {
+                    let mut inner = state.lock();
+                    for ((tag, task_id), count) in told.into_iter().zip(counts) {
+                        if let Some(count) = count {
+                            inner.begun.insert(tag, (task_id, *count));
+                        }
+                    }
+                },
+            )
+            .await
+    }
+
+    fn leases_stand(&self) -> bool {
+        self.state.leases_stand()
+    }
+
+    async fn lost(&self) -> Vec<DeliveryTag> {
+        loop {
+            let told = self.state.told.notified();
+            tokio::pin!(told);
+            told.as_mut().enable();
+            {
+                let mut inner = self.state.lock();
+                if std::mem::take(&mut inner.looked) || !inner.lost.is_empty() {
+                    return std::mem::take(&mut inner.lost);
+                }
+            }
+            told.await;
+        }
     }
 
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {

@@ -167,6 +167,9 @@ impl Drop for Engine {
     }
 }
 
+/// How soon a renewal that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
 /// When a lease is renewed next: every third of it.
 #[derive(Debug)]
 pub(super) struct Renewal {
@@ -183,10 +186,12 @@ impl Renewal {
         *self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn done(&self, now: Instant) {
+    /// Sooner when it failed.
+    pub(super) fn done(&self, now: Instant, succeeded: bool) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         if *due <= now {
-            *due = now + self.lease / 3;
+            let third = self.lease / 3;
+            *due = now + if succeeded { third } else { third.min(RETRY) };
         }
     }
 }

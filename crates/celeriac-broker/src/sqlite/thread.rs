@@ -135,6 +135,10 @@ impl Thread {
             self.consumers.retain(|consumer| !consumer.has_ended());
             self.waiting.retain(|consumer| consumer.is_waiting());
             self.listeners.retain(|listener| !listener.has_ended());
+            if self.consumers.iter().any(|consumer| !consumer.leases_stand()) {
+                // After a pause, before anything is claimed or settled under a name that others may have taken for dead.
+                self.look_after_leases();
+            }
             self.jobs_and_claims(jobs, fresh);
             if let Some(reply) = shutdown {
                 self.watch = None;
@@ -182,13 +186,17 @@ impl Thread {
             if !self.consumers.is_empty() || !self.listeners.is_empty() {
                 // It may be another file, where nobody knows us.
                 session.begin()?;
+                let mut renewed = Vec::with_capacity(self.consumers.len());
                 for consumer in &self.consumers {
-                    consumer.renew(&mut session)?;
+                    renewed.push((consumer, consumer.renew(&mut session)?));
                 }
                 for listener in &self.listeners {
                     listener.renew(&mut session)?;
                 }
                 session.commit()?;
+                for (consumer, renewed) in &renewed {
+                    consumer.renewed(renewed);
+                }
             }
             self.seen_version = None;
             self.session = Some(session);
@@ -354,17 +362,20 @@ impl Thread {
     /// Renews what is due, and once a second takes from the dead what they held.
     fn look_after_leases(&mut self) {
         let now = Instant::now();
-        let due = self.consumers.iter().any(|consumer| consumer.renewal.due() <= now)
+        // A pause of the machine is not on every clock.
+        let is_due =
+            |consumer: &Arc<ConsumerState>| consumer.renewal.due() <= now || !consumer.leases_stand();
+        let due = self.consumers.iter().any(is_due)
             || self.listeners.iter().any(|listener| listener.renewal.due() <= now);
         if due {
-            // When it fails, the next try is soon: a third of the lease has passed, two are left.
-            let _ = self.attempt(|thread| {
+            let succeeded = self.attempt(|thread| {
                 thread.session()?;
                 let Some(session) = &mut thread.session else { return Ok(()) };
                 fault_point!("sqlite.renew.before");
                 session.begin()?;
-                for consumer in thread.consumers.iter().filter(|consumer| consumer.renewal.due() <= now) {
-                    consumer.renew(session)?;
+                let mut renewed = Vec::new();
+                for consumer in thread.consumers.iter().filter(|consumer| is_due(consumer)) {
+                    renewed.push((consumer, consumer.renew(session)?));
                 }
                 for listener in thread.listeners.iter().filter(|listener| listener.renewal.due() <= now) {
                     listener.renew(session)?;
@@ -372,13 +383,16 @@ impl Thread {
                 fault_point!("sqlite.renew.written");
                 session.commit()?;
                 fault_point!("sqlite.renew.after");
+                for (consumer, renewed) in &renewed {
+                    consumer.renewed(renewed);
+                }
                 Ok(())
             });
             for consumer in &self.consumers {
-                consumer.renewal.done(now);
+                consumer.renewal.done(now, succeeded.is_ok());
             }
             for listener in &self.listeners {
-                listener.renewal.done(now);
+                listener.renewal.done(now, succeeded.is_ok());
             }
         }
         if now >= self.next_sweep && !self.consumers.is_empty() {

@@ -1,5 +1,6 @@
 //! What happens to a message between being handed out and being settled.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -266,5 +267,38 @@ pub async fn closing_a_consumer_twice_is_fine(subject: &Subject) {
     assert_eq!(waiting_in(&transport, &queue).await, 1);
     let after = within("receive after close", consumer.receive(1)).await.expect("no error");
     assert!(after.is_empty());
+    transport.close().await;
+}
+
+/// For brokers that lease; `take_away` takes the message with this body from its holder, as whoever takes it for dead does.
+/// Nothing that the holder does with it counts from then on, and it gets it again like anybody else.
+pub async fn a_consumer_is_told_what_it_lost<F: Future<Output = ()>>(
+    subject: &Subject,
+    take_away: impl FnOnce(&'static str) -> F,
+) {
+    let transport = subject.open();
+    let (queue, callbacks) = (new_queue(&transport).await, new_queue(&transport).await);
+    publish(&transport, &[to(&queue, "lost")]).await;
+    let consumer = consume_with_lease(&transport, &[&queue], SHORT_LEASE).await;
+    let delivery = take_one(&consumer).await;
+    assert!(consumer.leases_stand());
+    take_away("lost").await;
+    assert_eq!(within("being told", consumer.lost()).await, [delivery.tag]);
+
+    let mut late = settlement(delivery.tag, Outcome::Ack);
+    late.publish = vec![to(&callbacks, "callback")];
+    assert_eq!(settle_with(&consumer, late).await.expect("settling succeeds"), Settled::Lost);
+    assert_eq!(waiting_in(&transport, &callbacks).await, 0);
+    let tags = [delivery.tag];
+    assert_eq!(within("still_held", consumer.still_held(&tags)).await.expect("it answers"), [false]);
+    let begun = within("begin", consumer.begin(&[(delivery.tag, "task")])).await;
+    assert_eq!(begun.expect("it can be counted"), [None]);
+
+    let again = take_one(&consumer).await;
+    assert_eq!(body(&again), "lost");
+    settle(&consumer, &again, Outcome::Ack).await;
+    // What is settled is not lost, and nothing is told twice.
+    let told = tokio::time::timeout(SHORT_LEASE, consumer.lost()).await;
+    assert!(told.is_err(), "{told:?}");
     transport.close().await;
 }

@@ -85,6 +85,13 @@ pub(super) fn to(queue: &Queue, body: impl Into<String>) -> Publication {
     }
 }
 
+/// A message with the id of its task, as Celery's have it.
+pub(super) fn task(queue: &Queue, body: &str, task_id: &str) -> Publication {
+    let mut publication = to(queue, body);
+    publication.message.headers = format!(r#"{{"task": "contract", "id": "{task_id}"}}"#);
+    publication
+}
+
 /// To an exchange.
 pub(super) fn through(exchange: &Exchange, routing_key: &str, body: impl Into<String>) -> Publication {
     Publication {

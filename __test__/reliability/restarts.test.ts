@@ -1,0 +1,178 @@
+import { once } from 'node:events'
+import { createConnection } from 'node:net'
+import { describe, expect, test } from 'vitest'
+import { type RedisBroker, startRedisBroker } from '../support/brokers.ts'
+import { fleet, type Fleet } from '../support/fleet.ts'
+import { idsThatEnded } from '../support/killing.ts'
+import { figure, spread } from '../support/reliability/figures.ts'
+
+/** How long a worker may take to begin a task after the server is back; what it takes is printed. */
+const RESUMES_WITHIN = 15
+
+/** Twenty producers that await each `delay()` before the next, until they are stopped. */
+class Producers {
+  /** Of the tasks that the broker has taken responsibility for. */
+  readonly ids: string[] = []
+  /** What `delay()` rejected with. */
+  readonly errors: unknown[] = []
+  readonly #loops: Promise<void>[]
+  #isOver = false
+
+  constructor(nodes: Fleet) {
+    const work = nodes.app.task({ name: 'node.work', queue: 'work' }, (_milliseconds: number) => {})
+    this.#loops = Array.from({ length: 20 }, async () => {
+      while (!this.#isOver) {
+        try {
+          const { id } = await work.delay(1)
+          this.ids.push(id)
+        } catch (error) {
+          this.errors.push(error)
+        }
+      }
+    })
+  }
+
+  async stop(): Promise<void> {
+    this.#isOver = true
+    await Promise.all(this.#loops)
+  }
+}
+
+/** Producers and a worker under load, and what happens to the server meanwhile; the ids of the tasks that were lost. */
+async function survive(
+  times: number,
+  happens: (broker: RedisBroker) => Promise<void>,
+  what: string,
+): Promise<string[]> {
+  const broker = await startRedisBroker({ persistent: true })
+  const nodes = fleet(broker, { settings: { publishTimeout: 60 } })
+  const worker = await nodes.nodeWorker({ queues: 'work', settings: { workerLease: 2 } })
+  const producers = new Producers(nodes)
+  const pauses: number[] = []
+  for (let time = 0; time < times; time++) {
+    const before = [producers.ids.length, nodes.ledger.ended.size] as const
+    await nodes.ledger.until(60, 'load before it', () => {
+      return producers.ids.length > before[0] + 200 && nodes.ledger.ended.size > before[1] + 200
+    })
+    await happens(broker)
+    const answered = await answer(broker.server.port)
+    const sent = producers.ids.length
+    // Not one that the worker held already: the first that was sent since.
+    const first = (): number | undefined => {
+      const begins = producers.ids
+        .slice(sent)
+        .flatMap((id) => nodes.ledger.runsOf(id).map(({ began }) => began))
+      return begins.length === 0 ? undefined : Math.min(...begins)
+    }
+    await nodes.ledger.until(RESUMES_WITHIN, `a task sent after ${what}`, () => first() !== undefined)
+    pauses.push(Math.max(0, (first() ?? Infinity) - answered))
+  }
+  const after = producers.ids.length
+  await nodes.ledger.until(60, 'delay() after the last time', () => producers.ids.length > after + 200)
+  await producers.stop()
+  expect(producers.errors).toEqual([])
+
+  const { ids } = producers
+  const ended = new Set(await idsThatEnded(nodes, ids, 60))
+  const results = await Promise.all(ids.map((id) => nodes.app.AsyncResult(id).get({ timeout: 30 })))
+  expect(results.filter((result) => result !== null)).toEqual([])
+  figure(
+    `from the server's first answer after ${what} to the first task sent after it`,
+    `${spread(pauses)}: ${pauses.join(', ')} ms; ${ids.length} tasks, ${nodes.ledger.runs.length - ids.length} runs more`,
+  )
+  expect(worker.child.exitCode).toBeNull()
+  expect(await broker.waiting('work')).toBe(0)
+  await nodes.stop()
+  await broker.stop()
+  return ids.filter((id) => !ended.has(id))
+}
+
+/** When the server answers a PING, in milliseconds since 1970. */
+async function answer(port: number): Promise<number> {
+  for (;;) {
+    const socket = createConnection(port, '127.0.0.1')
+    try {
+      await once(socket, 'connect')
+      socket.write('PING\r\n')
+      const [data] = (await once(socket, 'data')) as [Buffer]
+      if (data.toString().startsWith('+PONG')) return Date.now()
+    } catch {
+      // It is not there yet.
+    } finally {
+      socket.destroy()
+    }
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}
+
+describe('Redis under load loses no task that delay() has confirmed, and work goes on by itself', () => {
+  test('when it is killed and started again 5 times', async () => {
+    const lost = await survive(
+      5,
+      async (broker) => {
+        await broker.kill?.()
+        await broker.start?.()
+      },
+      'a kill',
+    )
+    expect(lost).toEqual([])
+  })
+
+  test('when it is stopped and started again', async () => {
+    const lost = await survive(
+      2,
+      async (broker) => {
+        await broker.server.stop()
+        await broker.start?.()
+      },
+      'a stop',
+    )
+    expect(lost).toEqual([])
+  })
+
+  test('when it forgets its scripts', async () => {
+    const lost = await survive(
+      3,
+      async ({ server }) => void (await server.command('script', 'flush')),
+      'SCRIPT FLUSH',
+    )
+    expect(lost).toEqual([])
+  })
+
+  test('when it closes every connection', async () => {
+    const lost = await survive(
+      3,
+      async ({ server }) => void (await server.command('client', 'kill', 'type', 'normal')),
+      'CLIENT KILL',
+    )
+    expect(lost).toEqual([])
+  })
+
+  test('when it hangs for 3 s', async () => {
+    const lost = await survive(
+      2,
+      async ({ server }) => {
+        const pid = Number(/process_id:(\d+)/.exec(await server.command('info', 'server'))?.[1])
+        process.kill(pid, 'SIGSTOP')
+        await new Promise((resolve) => setTimeout(resolve, 3000))
+        process.kill(pid, 'SIGCONT')
+      },
+      'a hang',
+    )
+    expect(lost).toEqual([])
+  })
+
+  test('when it has no memory left for a while', async () => {
+    const lost = await survive(
+      2,
+      async ({ server }) => {
+        await server.command('config', 'set', 'maxmemory', '1')
+        // Long enough for publishes and settlements to be refused.
+        await new Promise((resolve) => setTimeout(resolve, 1500))
+        await server.command('config', 'set', 'maxmemory', '0')
+      },
+      'a lack of memory',
+    )
+    expect(lost).toEqual([])
+  })
+})

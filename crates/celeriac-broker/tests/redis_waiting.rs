@@ -1,0 +1,268 @@
+//! How consumers on Redis wait on more lists than they have connections.
+
+// What is not as expected is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::sync::Arc;
+
+use celeriac_broker::{Consumer, Delivery, Outcome, Publication, Transport};
+use celeriac_testkit::redis_server::RedisServer;
+use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
+use tokio::task::JoinHandle;
+
+mod redis_support;
+use redis_support::*;
+
+/// Two queues of four steps; one list and the bell have a connection.
+const QUEUES: [&str; 2] = ["a", "b"];
+
+async fn many_lists(server: &RedisServer) -> (Arc<dyn Transport>, Arc<dyn Consumer>) {
+    let transport = open(&format!("{}?waiting_connections=2", server.url()));
+    let consumer = consume(&transport, &QUEUES).await;
+    (transport, consumer)
+}
+
+fn receive(consumer: &Arc<dyn Consumer>, most: usize) -> JoinHandle<Vec<Delivery>> {
+    let consumer = Arc::clone(consumer);
+    tokio::spawn(async move { until(|| async { consumer.receive(most).await.ok() }).await })
+}
+
+fn urgency(queue: &str, priority: u8, text: &str) -> Publication {
+    let mut publication = to(queue, text);
+    publication.message.properties.priority = Some(priority);
+    publication
+}
+
+/// Until so many consumers wait, so that the server knows.
+async fn waiting(connection: &mut MultiplexedConnection, count: usize) {
+    until(|| {
+        let mut connection = connection.clone();
+        async move {
+            let credits: usize = connection.hlen("celeriac.credits").await.unwrap();
+            let clients: String =
+                redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+            // Each on its list and on the bell.
+            let blocked = clients.lines().filter(|client| client.contains(" flags=b ")).count();
+            (credits == count && blocked == 2 * count).then_some(())
+        }
+    })
+    .await;
+}
+
+/// The node that listens.
+async fn listener(connection: &mut MultiplexedConnection) -> String {
+    until(|| {
+        let mut connection = connection.clone();
+        async move {
+            let turns: Vec<String> = connection.keys("celeriac.listener:*").await.unwrap();
+            connection.get::<_, Option<String>>(turns.first()?).await.unwrap()
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_message_on_any_list_reaches_whoever_waits() {
+    let server = RedisServer::start().await;
+    let (transport, one) = many_lists(&server).await;
+    let (_other_transport, other) = many_lists(&server).await;
+    let mut connection = server.connection().await;
+    // Whoever of them it is that listens, the one that waits gets it.
+    for consumer in [&one, &other] {
+        for queue in QUEUES {
+            for priority in [0, 3, 6, 9, 9, 9] {
+                let waits = receive(consumer, 5);
+                waiting_at_least_one(&mut connection).await;
+                publish(&transport, &[urgency(queue, priority, &format!("{queue} {priority}"))]).await;
+                let came = within(waits).await.unwrap();
+                assert_eq!(came.iter().map(body).collect::<Vec<_>>(), [format!("{queue} {priority}")]);
+                assert_eq!(&*came[0].queue, queue);
+                settle(consumer, &came[0], Outcome::Ack).await;
+            }
+        }
+    }
+}
+
+async fn waiting_at_least_one(connection: &mut MultiplexedConnection) {
+    until(|| {
+        let mut connection = connection.clone();
+        async move { connection.exists::<_, bool>("celeriac.credits").await.unwrap().then_some(()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_message_goes_back_to_the_list_that_the_bell_named() {
+    let server = RedisServer::start().await;
+    let (transport, consumer) = many_lists(&server).await;
+    let mut connection = server.connection().await;
+    let waits = receive(&consumer, 5);
+    waiting(&mut connection, 1).await;
+    publish(&transport, &[urgency("b", 6, "one")]).await;
+    assert_eq!(within(waits).await.unwrap().len(), 1);
+    let records: Vec<String> = connection.hvals("unacked").await.unwrap();
+    assert!(records[0].ends_with(r#", "", "b"]"#), "{}", records[0]);
+    within(consumer.close()).await.unwrap();
+    assert_eq!(connection.llen::<_, u32>("b\x06\x166").await.unwrap(), 1);
+    let keys: Vec<String> = connection.keys("*").await.unwrap();
+    let lasting: Vec<_> =
+        keys.iter().filter(|key| *key != "b\x06\x166" && !key.contains("restore_turn")).collect();
+    assert!(lasting.is_empty(), "{lasting:?}");
+}
+
+#[tokio::test]
+async fn those_who_wait_share_what_comes_at_once() {
+    let server = RedisServer::start().await;
+    let mut consumers = Vec::new();
+    for _ in 0..3 {
+        consumers.push(many_lists(&server).await);
+    }
+    let waits: Vec<_> = consumers.iter().map(|(_, consumer)| receive(consumer, 5)).collect();
+    let mut connection = server.connection().await;
+    waiting(&mut connection, 3).await;
+    listener(&mut connection).await;
+    let many: Vec<_> = (0..15).map(|number| urgency("b", 9, &format!("{number:02}"))).collect();
+    publish(&consumers[0].0, &many).await;
+    let mut all = Vec::new();
+    for one in waits {
+        let came = within(one).await.unwrap();
+        assert_eq!(came.len(), 5);
+        all.extend(came.iter().map(body));
+    }
+    all.sort();
+    assert_eq!(all, (0..15).map(|number| format!("{number:02}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_comes_while_all_are_busy_is_claimed_by_whoever_is_free_first() {
+    let server = RedisServer::start().await;
+    let (transport, one) = many_lists(&server).await;
+    let (_other_transport, other) = many_lists(&server).await;
+    let mut connection = server.connection().await;
+    let waits = [receive(&one, 1), receive(&other, 1)];
+    waiting(&mut connection, 2).await;
+    publish(&transport, &[urgency("b", 3, "1"), urgency("b", 6, "2")]).await;
+    for busy in waits {
+        assert_eq!(within(busy).await.unwrap().len(), 1);
+    }
+    let later = [("a", 3), ("b", 3), ("a", 9), ("b", 9)];
+    for (queue, priority) in later {
+        publish(&transport, &[urgency(queue, priority, &format!("{queue} {priority}"))]).await;
+    }
+    let mut came: Vec<_> = take(&other, 4).await.iter().map(body).collect();
+    came.sort();
+    assert_eq!(came, ["a 3", "a 9", "b 3", "b 9"]);
+    // And when it waits again, it is told again.
+    for (queue, priority) in later {
+        let waits = receive(&other, 3);
+        waiting_at_least_one(&mut connection).await;
+        publish(&transport, &[urgency(queue, priority, "again")]).await;
+        assert_eq!(within(waits).await.unwrap().iter().map(body).collect::<Vec<_>>(), ["again"]);
+    }
+}
+
+#[tokio::test]
+async fn another_one_listens_when_the_listener_is_gone() {
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let (_first_transport, mut listening) = many_lists(&server).await;
+    for round in ["closed", "killed", "closed again"] {
+        let before = listener(&mut connection).await;
+        let (transport, next) = many_lists(&server).await;
+        if round == "killed" {
+            // Dropped, it gives up nothing.
+            drop(listening);
+        } else {
+            within(listening.close()).await.unwrap();
+        }
+        let waits = receive(&next, 5);
+        waiting_at_least_one(&mut connection).await;
+        publish(&transport, &[urgency("b", 9, round)]).await;
+        let came = within(waits).await.unwrap();
+        assert_eq!(came.iter().map(body).collect::<Vec<_>>(), [round]);
+        settle(&next, &came[0], Outcome::Ack).await;
+        assert_ne!(listener(&mut connection).await, before);
+        listening = next;
+    }
+}
+
+#[tokio::test]
+async fn a_listener_whose_connection_broke_listens_again() {
+    let server = RedisServer::start().await;
+    let (transport, consumer) = many_lists(&server).await;
+    let mut connection = server.connection().await;
+    for text in ["one", "two"] {
+        let waits = receive(&consumer, 5);
+        waiting(&mut connection, 1).await;
+        let tracking = until(|| {
+            let mut connection = connection.clone();
+            async move {
+                let clients: String =
+                    redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+                let client = clients.lines().find(|client| client.contains(" flags=t "))?;
+                client.split(' ').find_map(|part| part.strip_prefix("id=")).map(str::to_owned)
+            }
+        })
+        .await;
+        let _: u32 =
+            redis::cmd("CLIENT").arg(&["KILL", "ID", &tracking]).query_async(&mut connection).await.unwrap();
+        publish(&transport, &[urgency("b", 9, text)]).await;
+        let came = within(waits).await.unwrap();
+        assert_eq!(came.iter().map(body).collect::<Vec<_>>(), [text]);
+        settle(&consumer, &came[0], Outcome::Ack).await;
+    }
+}
+
+#[tokio::test]
+async fn lists_are_looked_at_where_the_server_refuses_to_tell_of_changes() {
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let _: () = redis::cmd("ACL")
+        .arg(&["SETUSER", "limited", "on", ">word", "~*", "&*", "+@all", "-client|tracking"])
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let transport =
+        open(&format!("redis://limited:word@127.0.0.1:{}/0?waiting_connections=1", server.port()));
+    let consumer = consume(&transport, &QUEUES).await;
+    for (queue, priority) in [("a", 0), ("b", 9), ("b", 9)] {
+        let waits = receive(&consumer, 5);
+        waiting_at_least_one(&mut connection).await;
+        publish(&transport, &[urgency(queue, priority, "told")]).await;
+        assert_eq!(within(waits).await.unwrap().iter().map(body).collect::<Vec<_>>(), ["told"]);
+    }
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+    assert!(!clients.contains(" flags=t "), "{clients}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_list_takes_nothing_with_it() {
+    let server = RedisServer::start().await;
+    let (transport, consumer) = many_lists(&server).await;
+    let mut connection = server.connection().await;
+    publish(&transport, &[to("a", "one"), to("a", "two")]).await;
+    let _: () = connection.set("b\x06\x169", "no list").await.unwrap();
+    let came = take(&consumer, 2).await;
+    assert_eq!(came.iter().map(body).collect::<Vec<_>>(), ["one", "two"]);
+    let error = within(consumer.receive(1)).await.unwrap_err();
+    assert_eq!(error.code(), "ERR_CELERIAC_REFUSED");
+    let _: () = connection.del("b\x06\x169").await.unwrap();
+    let waits = receive(&consumer, 1);
+    waiting(&mut connection, 1).await;
+    publish(&transport, &[urgency("b", 9, "three")]).await;
+    assert_eq!(within(waits).await.unwrap().iter().map(body).collect::<Vec<_>>(), ["three"]);
+}
+
+#[tokio::test]
+async fn a_flushed_database_does_not_deafen_the_listener() {
+    let server = RedisServer::start().await;
+    let (transport, consumer) = many_lists(&server).await;
+    let mut connection = server.connection().await;
+    let waits = receive(&consumer, 5);
+    waiting(&mut connection, 1).await;
+    listener(&mut connection).await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
+    publish(&transport, &[urgency("a", 9, "after")]).await;
+    assert_eq!(within(waits).await.unwrap().iter().map(body).collect::<Vec<_>>(), ["after"]);
+}
