@@ -78,7 +78,7 @@ pub(super) async fn keep(core: Arc<Core>) {
     loop {
         let age = lock(&core.leases.state).renewed.age();
         if age < third {
-            tokio::time::sleep((third - age).min(TICK)).await;
+            tokio::time::sleep(third.saturating_sub(age).min(TICK)).await;
         } else {
             renew(&core, third).await;
         }

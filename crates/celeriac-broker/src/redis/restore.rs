@@ -1,7 +1,7 @@
 //! Puts back what others left: claims whose lease ran out, kombu's claims that are too old, and messages that were moved
 //! for a consumer that is gone.
 //!
-//! Beside it kombu restores too: it WATCHes `unacked`, reads a record, and takes and pushes it in one MULTI, which fails and is
+//! Beside it kombu restores too: it watches `unacked`, reads a record, and takes and pushes it in one MULTI, which fails and is
 //! tried again when anybody has written to `unacked` in between. So whatever is taken here is taken in one step by whoever is
 //! first, its mutex need not be ours, and every write to `unacked` that we save is one attempt less for kombu: claims and
 //! settlements are written in batches, and renewing does not touch the hash.
@@ -113,10 +113,10 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
         call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND).arg(BYTES_PER_ROUND).arg(LOOKS_PER_ROUND);
         fault_point!("redis.restore.before");
         let mut reply: Vec<Value> = core.link.script(&EXPIRED, &call).await?;
-        let more = reply.first() == Some(&Value::Int(1));
+        let is_cut = reply.first() == Some(&Value::Int(1));
         let due = bulks(Value::Array(reply.split_off(reply.len().min(1)))).unwrap_or_default();
         if due.is_empty() {
-            if more {
+            if is_cut {
                 continue;
             }
             return Ok(());
@@ -139,7 +139,7 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             log::error!(target: LOGGER, "{refused}");
         }
         fault_point!("redis.restore.after");
-        if !more || restored == 0 {
+        if !is_cut || restored == 0 {
             return Ok(());
         }
     }
