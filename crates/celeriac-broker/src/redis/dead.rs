@@ -12,6 +12,9 @@ use crate::dead::DeadLetter;
 /// The most messages of one script: the server does nothing else meanwhile.
 const MESSAGES_PER_SCRIPT: usize = 100;
 
+/// An entry, the bytes, and the time of one id.
+type Found = (Option<Vec<u8>>, Option<Bytes>, Option<f64>);
+
 /// The dead list of one database.
 pub(super) struct DeadList<'a> {
     pub(super) settings: &'a Settings,
@@ -73,8 +76,7 @@ impl DeadList<'_> {
         all.cmd("HGET").arg(keys.dead()).arg(id);
         all.cmd("HGET").arg(keys.dead_raw()).arg(id);
         all.cmd("ZSCORE").arg(keys.dead_index()).arg(id);
-        let (entry, raw, at_ms): (Option<Vec<u8>>, Option<Bytes>, Option<f64>) =
-            self.link.commands(&all).await?;
+        let (entry, raw, at_ms): Found = self.link.commands(&all).await?;
         if entry.is_none() && raw.is_none() && at_ms.is_none() {
             return Ok(None);
         }

@@ -77,9 +77,10 @@ pub(super) async fn keep(core: Arc<Core>) {
     let third = core.lease / 3;
     loop {
         let age = lock(&core.leases.state).renewed.age();
-        match third.checked_sub(age) {
-            Some(rest) if !rest.is_zero() => tokio::time::sleep(rest.min(TICK)).await,
-            _ => renew(&core, third).await,
+        if age < third {
+            tokio::time::sleep(third.saturating_sub(age).min(TICK)).await;
+        } else {
+            renew(&core, third).await;
         }
     }
 }

@@ -113,10 +113,10 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
         call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND).arg(BYTES_PER_ROUND).arg(LOOKS_PER_ROUND);
         fault_point!("redis.restore.before");
         let mut reply: Vec<Value> = core.link.script(&EXPIRED, &call).await?;
-        let has_more = reply.first() == Some(&Value::Int(1));
+        let is_cut = reply.first() == Some(&Value::Int(1));
         let due = bulks(Value::Array(reply.split_off(reply.len().min(1)))).unwrap_or_default();
         if due.is_empty() {
-            if has_more {
+            if is_cut {
                 continue;
             }
             return Ok(());
@@ -139,7 +139,7 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             log::error!(target: LOGGER, "{refused}");
         }
         fault_point!("redis.restore.after");
-        if !has_more || restored == 0 {
+        if !is_cut || restored == 0 {
             return Ok(());
         }
     }
