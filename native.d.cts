@@ -80,18 +80,23 @@ export declare class NativeWorker {
   /**
    * The next deliveries: a JSON array, as soon as one is there and a slot is free; null once stopped and everything
    * that was delivered is settled. Items:
-   * - a task: `[tag, name, id, args, kwargs, tagged, request]`, where `tagged` says that there are tags to revive,
+   * - a task: `[tag, name, id, args, kwargs, tagged, request]`, to be begun by `begin`, where `tagged` says that there are tags to revive,
    *   and `request` holds what differs from the default;
-   * - a task that was handed out before, whose begin is counted: `["redelivered", task]`; see `begin`;
+   * - a task that was handed out before, whose begin is counted: `["redelivered", task]`; see `beginAgain`;
    * - a revoke of tasks that may be running: `["revoke", [ids], terminate, signal]`;
    * - a request to stop: `["shutdown"]`.
    */
   next(): Promise<string | null>
   /**
-   * To be called before the body of a redelivered task begins: how often it has begun, this time included; 0 when it is not
-   * to be run, because it is no longer ours. The body has to begin in the same turn of the event loop.
+   * To be called right before the body of a task begins: false when it must not, because it went back meanwhile. Costs
+   * a fraction of a microsecond.
    */
-  begin(tag: number): Promise<number>
+  begin(tag: number): boolean
+  /**
+   * The same for a redelivered task: how often its body has begun, this time included; 0 when it must not begin. It has to
+   * begin in the same turn of the event loop.
+   */
+  beginAgain(tag: number): Promise<number>
   /** A sign of life of this event loop, to be given about once a second. */
   beat(): void
   /**

@@ -21,6 +21,9 @@ const BUSY = 5
 /** How many callers call `delay()`, each as soon as its last call is settled. */
 const CALLERS = 10
 
+/** How many tasks may wait before the callers wait too, so that a worker that comes back can catch up. */
+const MOST_WAITING = 2000
+
 /** A producer and a worker on Redis through one proxy, and a stream of calls. */
 class Stream {
   readonly nodes: Fleet
@@ -47,6 +50,8 @@ class Stream {
     const work = this.app.task({ name: 'node.work', queue: 'node' }, (_milliseconds: number) => {})
     this.#callers = Array.from({ length: CALLERS }, async () => {
       while (!this.#isOver) {
+        // oxlint-disable-next-line no-await-in-loop -- one after the other, as a caller does
+        await until(120, 'room for more', () => this.#isOver || this.#waiting < MOST_WAITING)
         const start = performance.now()
         const call = work.delay(2)
         try {
@@ -58,6 +63,10 @@ class Stream {
         }
       }
     })
+  }
+
+  get #waiting(): number {
+    return this.resolved.length - this.nodes.ledger.ended.size
   }
 
   async end(): Promise<void> {

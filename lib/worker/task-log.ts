@@ -1,5 +1,6 @@
 import { safeText } from '../errors.ts'
 import { getLogger } from '../log/logger.ts'
+import { printable } from '../log/printable.ts'
 import { native } from '../native.ts'
 import type { Request } from '../request.ts'
 import { exceptionRepr } from './exception-repr.ts'
@@ -61,7 +62,7 @@ export class TaskLog {
   softTimeLimit(request: Request, seconds: number): void {
     attempt(() =>
       requests.warning(
-        `Soft time limit (${seconds}s) exceeded for ${request.task}[${request.id}]`,
+        `Soft time limit (${seconds}s) exceeded for ${named(request.task)}[${named(request.id)}]`,
         of(request),
       ),
     )
@@ -84,7 +85,7 @@ export class TaskLog {
   /** Its arguments hold a typed value that there is no such value of. */
   unreadable(id: string, name: string, error: unknown): void {
     attempt(() =>
-      requests.error(`Task ${name}[${id}] cannot be read: ${exceptionRepr(error)}`, {
+      requests.error(`Task ${named(name)}[${named(id)}] cannot be read: ${exceptionRepr(error)}`, {
         taskId: id,
         taskName: name,
       }),
@@ -93,7 +94,7 @@ export class TaskLog {
 
   internalError(id: string, name: string, error: unknown): void {
     attempt(() =>
-      trace.log('CRITICAL', `Task ${name}[${id}] INTERNAL ERROR: ${exceptionRepr(error)}`, {
+      trace.log('CRITICAL', `Task ${named(name)}[${named(id)}] INTERNAL ERROR: ${exceptionRepr(error)}`, {
         taskId: id,
         taskName: name,
         error,
@@ -116,7 +117,15 @@ function attempt(write: () => void): void {
 }
 
 function subject(request: Request): string {
-  return `Task ${request.shadow || request.task}[${request.id}]`
+  return `Task ${named(request.shadow || request.task)}[${named(request.id)}]`
+}
+
+/** The most characters of a name or an id in a line. */
+const LONGEST_NAME = 200
+
+/** Names and ids come from whoever sent the message: they must not end the line, nor move a terminal's cursor. */
+function named(text: string): string {
+  return printable(text.length > LONGEST_NAME ? `${text.slice(0, LONGEST_NAME)}…` : text)
 }
 
 function of(request: Request): { taskId: string; taskName: string } {

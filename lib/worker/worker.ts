@@ -221,7 +221,7 @@ export class Worker {
       else
         this.stop().catch((error: unknown) => log.exception('could not stop after a remote shutdown', error))
     } else if (item[0] === 'redelivered') void this.#beginAgain(worker, item[1])
-    else this.#pool.begin(item)
+    else if (worker.begin(item[0])) this.#pool.begin(item)
   }
 
   /** Counts how often the body of a task has begun that comes back from a worker that was lost. */
@@ -229,7 +229,7 @@ export class Worker {
     const { maxDeliveries } = this.app.conf
     let count: number
     try {
-      count = await callAsync('worker.begin', () => worker.begin(delivery[0]))
+      count = await callAsync('worker.beginAgain', () => worker.beginAgain(delivery[0]))
     } catch (error) {
       // It was not begun, so it goes back when the worker ends, or after its lease.
       log.exception(`task ${delivery[2]} could not be begun`, error)

@@ -58,7 +58,14 @@ class FakeNativeWorker {
   /** How often the bodies of redelivered tasks have begun, by tag. */
   readonly begun = new Map<number, number>()
 
-  begin(tag: number): Promise<number> {
+  /** Tags of tasks that went back before their bodies began. */
+  readonly gone = new Set<number>()
+
+  begin(tag: number): boolean {
+    return !this.gone.has(tag)
+  }
+
+  beginAgain(tag: number): Promise<number> {
     this.calls.push(`begin ${tag}`)
     return Promise.resolve(this.begun.get(tag) ?? 0)
   }
@@ -246,6 +253,20 @@ describe('life', () => {
         exc_module: 'billiard.exceptions',
       },
     ])
+    await worker.terminate()
+  })
+
+  test('what went back to its queue before its turn came is not begun', async () => {
+    const ran: number[] = []
+    app.task({ name: 'run' }, (number: number) => {
+      ran.push(number)
+    })
+    const worker = newWorker()
+    await worker.start()
+    core.gone.add(2)
+    core.give(...[1, 2, 3].map((tag) => [tag, 'run', `id-${tag}`, [tag], {}, false, {}]))
+    await vi.waitFor(() => expect(core.settled).toHaveLength(2))
+    expect(ran).toEqual([1, 3])
     await worker.terminate()
   })
 

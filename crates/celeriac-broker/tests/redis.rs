@@ -234,12 +234,17 @@ async fn a_malformed_message_ends_in_the_dead_list_and_stops_nobody() {
     let unacked: Vec<Vec<u8>> = connection.hvals("unacked").await.unwrap();
     assert_eq!(unacked.len(), 2);
     let letters = within(transport.dead_letters(0, 10)).await.unwrap();
-    for (letter, raw) in letters.iter().zip(malformed) {
-        assert_eq!(within(transport.dead_letter(&letter.id)).await.unwrap().unwrap().1, raw);
+    let mut raws = Vec::new();
+    for letter in &letters {
+        raws.push(within(transport.dead_letter(&letter.id)).await.unwrap().unwrap().1);
     }
-    assert_eq!(letters.len(), malformed.len());
+    // What the claiming script put aside comes first.
+    raws.sort_unstable();
+    let mut expected = malformed.to_vec();
+    expected.sort_unstable();
+    assert_eq!(raws, expected);
     assert!(letters.iter().all(|letter| letter.queue == "q" && letter.reason == "malformed"));
-    assert!(letters[0].detail.contains("decode"), "{}", letters[0].detail);
+    assert!(letters.iter().all(|letter| letter.detail.contains("decode")), "{letters:?}");
 
     assert_eq!(body(&deliveries[0]), "before");
     assert_eq!(body(&deliveries[5]), "after");
@@ -274,14 +279,13 @@ fn encoded_in(record: &str, text: &str) -> bool {
 async fn a_consumer_is_told_what_it_lost() {
     let server = RedisServer::start().await;
     let subject = celeriac_testkit::transport_contract::Subject::new(server.url());
+    let server = &server;
     celeriac_testkit::transport_contract::a_consumer_is_told_what_it_lost(&subject, |text| async move {
         let mut connection = server.connection().await;
         let records: Vec<String> = connection.hvals("unacked").await.unwrap();
         let queue: String =
             serde_json::from_str(records[0].rsplit_once(", ").unwrap().1.trim_end_matches(']')).unwrap();
         take_away(connection, &queue, text).await;
-        // Until the contract has ended.
-        std::mem::forget(server);
     })
     .await;
 }
@@ -442,7 +446,99 @@ async fn what_was_claimed_for_a_stopped_consumer_and_taken_back_is_never_handed_
 }
 
 #[tokio::test]
-async fn leases_are_renewed_when_the_memory_of_the_server_is_full() {
+async fn what_can_be_no_message_never_comes_where_kombus_restore_would_end_at_it() {
+    let server = RedisServer::start().await;
+    let (url, stoppable) = (server.url(), Stoppable::start());
+    let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let in_object = format!("{{\"a\": {nested}}}");
+    let malformed: Vec<&[u8]> = vec![
+        b"not json",
+        b"[]",
+        b"",
+        b"{\"a\": }",
+        b" {",
+        b"\xff\xfe",
+        nested.as_bytes(),
+        b"{\"a\": [1}",
+        b"}{",
+    ];
+    let (consumer, queues) = stoppable
+        .run(async move {
+            let consumer = consume_with_lease(&open(&url), &["q"], SHORT_LEASE).await;
+            let waiting = tokio::time::timeout(Duration::from_millis(300), consumer.receive(100)).await;
+            assert!(waiting.is_err());
+            (consumer, open(&url))
+        })
+        .await;
+    // From here on the server alone acts, as when the claimer is killed.
+    let stopped = stoppable.stop().await;
+    let mut connection = server.connection().await;
+    let good = {
+        publish(&open(&server.url()), &[to("elsewhere", "good")]).await;
+        connection.lpop::<_, Vec<u8>>("elsewhere", None).await.unwrap()
+    };
+    let mut together = redis::cmd("LPUSH");
+    together.arg("q").arg(&malformed).arg(&good).arg(in_object.as_bytes());
+    let _: () = together.query_async(&mut connection).await.unwrap();
+    let other = open(&server.url());
+    until(|| async { (other.dead_count().await.unwrap() == malformed.len() as u64).then_some(()) }).await;
+    let records: Vec<Vec<u8>> = connection.hvals("unacked").await.unwrap();
+    // Too long to be parsed there, so whoever reads it finds out.
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().any(|record| record[1..].starts_with(&good)));
+    let letters = other.dead_letters(0, 100).await.unwrap();
+    for (letter, raw) in letters.iter().zip(&malformed) {
+        let known = (letter.queue.as_str(), letter.reason.as_str(), letter.size);
+        assert_eq!(known, ("q", "malformed", raw.len() as u64));
+        assert!(letter.at_ms > 1_600_000_000_000);
+        assert_eq!(other.dead_letter(&letter.id).await.unwrap().unwrap().1, raw);
+    }
+    drop(stopped);
+
+    // The consumer is told of each, and the letters say what exactly is wrong.
+    let asked = Arc::clone(&consumer);
+    let count = malformed.len() + 2;
+    let deliveries = stoppable.run(async move { take(&asked, count).await }).await;
+    assert_eq!(deliveries.iter().filter(|delivery| delivery.message.is_ok()).count(), 1);
+    let refused: Vec<_> = deliveries
+        .iter()
+        .filter(|delivery| delivery.message.is_err())
+        .map(|delivery| only(delivery, Outcome::Dead { reason: "malformed", detail: "seen".to_owned() }))
+        .collect();
+    let asked = Arc::clone(&consumer);
+    for settled in stoppable.run(async move { asked.settle(&refused).await }).await {
+        assert_eq!(settled.unwrap(), Settled::Done);
+    }
+    let letters = within(queues.dead_letters(0, 100)).await.unwrap();
+    assert_eq!(letters.len(), malformed.len() + 1, "each once");
+    assert!(letters.iter().all(|letter| letter.detail == "seen"), "{letters:?}");
+    assert_eq!(connection.hlen::<_, usize>("unacked").await.unwrap(), 1);
+    let left: Vec<String> = connection.keys("celeriac.aside:*").await.unwrap();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_message_of_another_writer_is_as_good() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let mut connection = server.connection().await;
+    publish(&transport, &[to("q", "one")]).await;
+    let raw: String = connection.rpop("q", None).await.unwrap();
+    let value: Value = serde_json::from_str(&raw).unwrap();
+    let mut names: Vec<_> = value.as_object().unwrap().iter().collect();
+    names.reverse();
+    let members: Vec<_> = names.iter().map(|(name, value)| format!("\n \"{name}\": {value}")).collect();
+    let other = format!(" {{{}\r\n}}\t ", members.join(","));
+    let _: () = connection.lpush("q", &other).await.unwrap();
+    let consumer = consume(&transport, &["q"]).await;
+    let came = take_one(&consumer).await;
+    assert_eq!((body(&came), &came.raw[..]), ("one".to_owned(), other.as_bytes()));
+    settle(&consumer, &came, Outcome::Ack).await;
+    assert_eq!(within(transport.dead_count()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_is_held_is_renewed_begun_and_settled_when_the_memory_of_the_server_is_full() {
     let server = RedisServer::start().await;
     let transport = open(&server.url());
     publish(&transport, &[to("q", "one")]).await;
@@ -462,7 +558,14 @@ async fn leases_are_renewed_when_the_memory_of_the_server_is_full() {
         }
     })
     .await;
-    settle(&consumer, &delivery, Outcome::Ack).await;
+    let begun = within(consumer.begin(&[(delivery.tag, "task")])).await.unwrap();
+    assert_eq!(begun, [Some(2)]);
+    let mut all = only(&delivery, Outcome::Ack);
+    all.publish = vec![to("callbacks", "callback")];
+    all.store = Some(stored(0, "result", "document", None));
+    assert_eq!(within(consumer.settle(&[all])).await.remove(0).unwrap(), Settled::Done);
+    assert_eq!(within(transport.queue_length("callbacks")).await.unwrap(), 1);
+    assert_eq!(connection.get::<_, String>("result").await.unwrap(), "document");
 }
 
 #[tokio::test]
@@ -498,6 +601,59 @@ async fn ten_thousand_leases_that_ran_out_at_once_all_come_back_and_stale_ones_a
     came.sort_unstable();
     assert!(came.into_iter().eq(0..CLAIMS), "each once");
     assert_eq!(connection.zcard::<_, usize>("celeriac.leases").await.unwrap(), CLAIMS, "what we hold now");
+}
+
+/// Keeps what is logged.
+struct Lines(std::sync::Mutex<Vec<(String, String)>>);
+
+static LINES: Lines = Lines(std::sync::Mutex::new(Vec::new()));
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push((record.target().to_owned(), record.args().to_string()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[tokio::test]
+async fn what_restorers_put_into_the_dead_list_has_one_line_in_the_log() {
+    log::set_logger(&LINES).unwrap();
+    log::set_max_level(log::LevelFilter::Error);
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let transports: Vec<_> = (0..4).map(|_| open(&server.url())).collect();
+    let mut consumers = Vec::new();
+    for transport in &transports {
+        consumers.push(consume(transport, &["elsewhere"]).await);
+    }
+    for number in 0..50 {
+        let (tag, record) = (format!("tag-{number}"), format!("[{{left {number}-}}, \"\", \"the queue\"]"));
+        let mut claim = redis::pipe();
+        claim.atomic().hset("unacked", &tag, record).zadd("unacked_index", &tag, 1).zadd(
+            "celeriac.leases",
+            &tag,
+            1,
+        );
+        let _: () = claim.query_async(&mut connection).await.unwrap();
+    }
+    let lines = until(|| async {
+        let lines = LINES.0.lock().unwrap().clone();
+        let ours: Vec<_> = lines.into_iter().filter(|(_, line)| line.contains("the queue")).collect();
+        (ours.len() >= 50).then_some(ours)
+    })
+    .await;
+    assert_eq!(lines.len(), 50);
+    for number in 0..50 {
+        let start = format!("It begins with \"{{left {number}-}}\"");
+        assert_eq!(lines.iter().filter(|(_, line)| line.contains(&start)).count(), 1, "{start}");
+    }
+    assert!(lines.iter().all(|(target, _)| target == "celery.worker.consumer"));
+    assert_eq!(within(transports[0].dead_count()).await.unwrap(), 50);
 }
 
 #[tokio::test]

@@ -7,10 +7,11 @@ mod support;
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use celeriac_broker::Outcome;
+use celeriac_testkit::leashed;
 use support::{Folder, body, consume, open, publish, settle, take, to, within};
 
 const LEASE: Duration = Duration::from_secs(1);
@@ -37,7 +38,7 @@ fn start(role: &str, url: &str) -> (Process, impl Iterator<Item = String> + use<
     // Cargo builds the examples beside the tests, unless it is told to build one test only.
     let program = std::env::current_exe().unwrap();
     let program = program.parent().unwrap().parent().unwrap().join("examples/queue_process");
-    let mut child = Command::new(program)
+    let mut child = leashed(program)
         .args([role, url])
         .stdout(Stdio::piped())
         .spawn()

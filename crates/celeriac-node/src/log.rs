@@ -1,13 +1,17 @@
 //! Log records on their way to JavaScript's logger: batched, and never in the way.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use napi::Status;
 use napi::bindgen_prelude::Function;
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
+
+use crate::runtime;
 
 /// One line for the log.
 #[napi(object, use_nullable = true)]
@@ -25,12 +29,86 @@ type Announce = ThreadsafeFunction<(), (), Vec<NativeLogRecord>, Status, false, 
 struct Forwarder {
     records: Mutex<Vec<NativeLogRecord>>,
     announce: Mutex<Option<Announce>>,
+    /// Whether somebody looks whether JavaScript takes the records.
+    watched: AtomicBool,
+}
+
+/// How long a warning waits for a JavaScript that is blocked before it goes to standard error without it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Forwarder {
+    /// Sees to it that a warning is seen although JavaScript, which writes the log, is blocked: it may be about just that.
+    fn watch(&'static self) {
+        let Ok(runtime) = runtime::handle() else { return };
+        if self.watched.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        runtime.spawn(async move {
+            loop {
+                tokio::time::sleep(PATIENCE / 2).await;
+                if !self.write_overdue() {
+                    break;
+                }
+            }
+            self.watched.store(false, Ordering::Release);
+        });
+    }
+
+    /// Writes the warnings that JavaScript has not taken in time; false when nothing waits any more.
+    fn write_overdue(&self) -> bool {
+        let overdue: Vec<NativeLogRecord> = {
+            let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            if records.is_empty() {
+                return false;
+            }
+            let limit = milliseconds_now() - PATIENCE.as_secs_f64() * 1000.0;
+            let is_overdue = |record: &mut NativeLogRecord| {
+                record.level != "INFO" && record.level != "DEBUG" && record.at_ms < limit
+            };
+            records.extract_if(.., is_overdue).collect()
+        };
+        for NativeLogRecord { level, message, .. } in overdue {
+            // As the default format of the log has it; there is nowhere to report that it could not be written.
+            let _ = writeln!(std::io::stderr(), "[{level}/MainProcess] {message}");
+        }
+        true
+    }
+}
+
+fn milliseconds_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0
+}
+
+/// The most characters of a line.
+const LONGEST_LINE: usize = 4096;
+
+/// Names and ids in a line come from whoever sent the message: they must not end the line, nor move a terminal's cursor.
+fn printable(message: &str) -> String {
+    let mut out = String::with_capacity(message.len().min(LONGEST_LINE));
+    for (count, character) in message.chars().enumerate() {
+        if count == LONGEST_LINE {
+            out.push('…');
+            break;
+        }
+        if character.is_control()
+            || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
 }
 
 /// Records beyond this are dropped while JavaScript takes none: its log is no queue.
 const LIMIT: usize = 100_000;
 
-static FORWARDER: OnceLock<Forwarder> = OnceLock::new();
+static FORWARDER: Forwarder = Forwarder {
+    records: Mutex::new(Vec::new()),
+    announce: Mutex::new(None),
+    watched: AtomicBool::new(false),
+};
 
 impl Log for Forwarder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -43,14 +121,13 @@ impl Log for Forwarder {
             return;
         }
         let field = |name: &str| record.key_values().get(name.into()).map(|value| value.to_string());
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = NativeLogRecord {
             level: level_name(record.level()).to_owned(),
             logger: record.target().to_owned(),
-            message: record.args().to_string(),
+            message: printable(&record.args().to_string()),
             task_id: field("task_id"),
             task_name: field("task_name"),
-            at_ms: at.as_secs_f64() * 1000.0,
+            at_ms: milliseconds_now(),
         };
         let is_first = {
             let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,6 +139,7 @@ impl Log for Forwarder {
         };
         if is_first {
             self.flush();
+            FORWARDER.watch();
         }
     }
 
@@ -99,8 +177,7 @@ fn filter(level: &str) -> LevelFilter {
 /// Sends records of `level` and above to `write`, in batches. One logger a process: the last call wins.
 #[napi(catch_unwind, ts_args_type = "level: string, write: (records: Array<NativeLogRecord>) => void")]
 pub fn set_logger(level: String, write: Function<'_, Vec<NativeLogRecord>, ()>) -> napi::Result<()> {
-    let forwarder =
-        FORWARDER.get_or_init(|| Forwarder { records: Mutex::default(), announce: Mutex::default() });
+    let forwarder = &FORWARDER;
     let announce = write.build_threadsafe_function::<()>().weak::<true>().build_callback(move |_| {
         Ok(std::mem::take(&mut *forwarder.records.lock().unwrap_or_else(PoisonError::into_inner)))
     })?;

@@ -2,8 +2,10 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::leashed;
 
 /// How long a server may take to answer after it was started, or to end after it was told to.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -152,7 +154,7 @@ impl RedisServer {
     /// Starts the process; true once it answers, false when it ended instead.
     #[allow(clippy::panic)]
     async fn launch(&mut self) -> bool {
-        let mut command = Command::new("redis-server");
+        let mut command = leashed("redis-server");
         command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
             .args(["--unixsocket", &self.socket().to_string_lossy()])

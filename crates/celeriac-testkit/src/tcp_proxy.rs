@@ -89,7 +89,10 @@ impl TcpProxy {
     ///
     /// # Errors
     /// When there is no free port.
-    pub async fn start(target: SocketAddr) -> io::Result<Self> {
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(target: SocketAddr) -> io::Result<Self> {
         // Keeps the port ours while nobody listens. It never listens itself.
         let reservation = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let address = reservation.local_addr()?;

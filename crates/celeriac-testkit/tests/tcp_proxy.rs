@@ -1,5 +1,8 @@
 //! The proxy itself: an echo server behind it, and what each weather does to a client.
 
+// What is not as expected is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -31,7 +34,7 @@ async fn echo() -> SocketAddr {
 }
 
 async fn proxy() -> TcpProxy {
-    TcpProxy::start(echo().await).await.unwrap()
+    TcpProxy::start(echo().await).unwrap()
 }
 
 async fn connect(proxy: &TcpProxy) -> TcpStream {
@@ -70,7 +73,7 @@ async fn everything_passes_unchanged_and_the_end_too() {
         writer.shutdown().await.unwrap();
     };
     let mut heard = Vec::new();
-    let (_, count) = tokio::join!(saying, timeout(DEADLINE, reader.read_to_end(&mut heard)));
+    let ((), count) = tokio::join!(saying, timeout(DEADLINE, reader.read_to_end(&mut heard)));
     assert_eq!(count.unwrap().unwrap(), sent.len());
     assert!(heard == sent);
     let gone = async {
@@ -205,7 +208,7 @@ async fn a_server_that_is_away_costs_the_connection() {
     // Bound, so that nobody else gets the port, and not listening.
     let away = TcpSocket::new_v4().unwrap();
     away.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    let proxy = TcpProxy::start(away.local_addr().unwrap()).await.unwrap();
+    let proxy = TcpProxy::start(away.local_addr().unwrap()).unwrap();
     // The reset may come before the client knows that it is connected.
     let using = async { TcpStream::connect(proxy.address()).await?.read(&mut [0; 1]).await };
     let outcome = timeout(DEADLINE, using).await.unwrap();

@@ -7,6 +7,7 @@
 //! that has its last chance lets no other of its kind begin until it has ended: whose worker is lost then is to blame.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use celeriac_broker::DeliveryTag;
 
@@ -15,10 +16,33 @@ use crate::consume;
 use crate::logger;
 use crate::lost;
 use crate::settle;
-use crate::state::Shared;
+use crate::state::{Shared, Stage};
+
+/// Called on JavaScript's thread right before the body of a delivery: false when it must not begin here, because it went back
+/// meanwhile, or may have.
+pub(crate) fn begin(shared: &Shared, tag: DeliveryTag) -> bool {
+    let stands = shared.leases_stand();
+    let mut state = shared.state();
+    let state = &mut *state;
+    let Some(held) = state.held.get_mut(&tag).filter(|held| held.stage == Stage::Given) else { return false };
+    if stands || held.acknowledged {
+        held.stage = Stage::Running;
+        held.begun = Some(Instant::now());
+        held.rendered = String::new();
+        return true;
+    }
+    // Given again once it is known whether it is still ours.
+    held.stage = Stage::Ready;
+    state.running -= 1;
+    state.ready.push_front(tag);
+    if state.beginning == Some(tag) {
+        state.beginning = None;
+    }
+    false
+}
 
 /// Counts that the body of a delivery begins; 0 when it must not begin.
-pub(crate) async fn begin(shared: &Arc<Shared>, tag: DeliveryTag) -> u32 {
+pub(crate) async fn count(shared: &Arc<Shared>, tag: DeliveryTag) -> u32 {
     let Some(consumer) = shared.consumer.get() else { return 0 };
     let Some(task_id) = shared.state().held.get(&tag).map(|held| held.request.id.clone()) else { return 0 };
     let mut backoff = Backoff::for_reconnect();
@@ -49,13 +73,15 @@ pub(crate) async fn begin(shared: &Arc<Shared>, tag: DeliveryTag) -> u32 {
     }
 }
 
-/// On JavaScript's thread, right before the body.
-pub(crate) fn has_begun(shared: &Shared, tag: DeliveryTag, count: u32) {
+/// [`begin`] for a delivery that was counted. Others of its kind may begin then, unless it has its last chance.
+pub(crate) fn begin_counted(shared: &Shared, tag: DeliveryTag, count: u32) -> bool {
+    let begins = begin(shared, tag);
+    let last_chance = begins && shared.options.max_deliveries == Some(count);
     let mut state = shared.state();
-    let last_chance = shared.options.max_deliveries == Some(count) && state.held.contains_key(&tag);
     if state.beginning == Some(tag) && !last_chance {
         state.beginning = None;
-        drop(state);
-        shared.deliverable.notify_one();
     }
+    drop(state);
+    shared.deliverable.notify_one();
+    begins
 }

@@ -17,6 +17,9 @@ const BATCH: usize = 256;
 /// How many messages are held when the prefetch has no limit: what memory, not a setting, allows.
 const UNLIMITED: usize = 65_535;
 
+/// The bytes of held messages beyond which no more are taken, whatever the prefetch allows.
+const MOST_BYTES: usize = 256 << 20;
+
 /// Runs until the worker stops.
 pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     let mut backoff = Backoff::for_reconnect();
@@ -78,6 +81,9 @@ fn room(shared: &Shared) -> usize {
         return 0;
     }
     let state = shared.state();
+    if state.bytes > MOST_BYTES {
+        return 0;
+    }
     if shared.options.eta_task_limit.is_some_and(|limit| state.schedule.len() >= limit) {
         return 0;
     }

@@ -187,7 +187,7 @@ fn plan(shared: &Shared) -> Plan {
         }
         if let Some(reason) = intake::refusal(held, &state.revoked, now) {
             state.ready.remove(position);
-            plan.refused.extend(state.held.remove(&tag).map(|held| (tag, held, reason)));
+            plan.refused.extend(state.remove(tag).map(|held| (tag, held, reason)));
             continue;
         }
         position += 1;
@@ -323,6 +323,9 @@ async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) -> Vec<Delive
     failed
 }
 
+/// The bytes after which a batch is full: together, deliveries must not be longer than a JavaScript string can be.
+const LARGE_BATCH: usize = 16 << 20;
+
 /// Takes what JavaScript can run now, as one JSON array. Called on JavaScript's thread, so that what it has not taken
 /// is known not to have begun.
 pub(crate) fn collect(shared: &Shared) -> String {
@@ -337,6 +340,10 @@ pub(crate) fn collect(shared: &Shared) -> String {
     let now = Timestamp::now();
     let mut skipped = Vec::new();
     while state.running < shared.options.concurrency && shared.leases_stand() {
+        // More goes with the next call, which finds it ready.
+        if out.len() > LARGE_BATCH {
+            break;
+        }
         let Some(tag) = state.ready.pop_front() else { break };
         let Some(held) = state.held.get_mut(&tag) else { continue };
         // What came since `wait` looked, and needs nothing done before it, may go along.
@@ -347,8 +354,7 @@ pub(crate) fn collect(shared: &Shared) -> String {
             skipped.push(tag);
             continue;
         }
-        held.stage = Stage::Running;
-        held.taken = Some(Instant::now());
+        held.stage = Stage::Given;
         if out.len() > 1 {
             out.push(',');
         }
@@ -358,7 +364,6 @@ pub(crate) fn collect(shared: &Shared) -> String {
         } else {
             out.push_str(&held.rendered);
         }
-        held.rendered = String::new();
         state.running += 1;
     }
     for tag in skipped.into_iter().rev() {

@@ -45,6 +45,12 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
         Ok(rendered) => rendered,
         Err(error) => return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error),
     };
+    if rendered.len() > LONGEST_DELIVERY {
+        let reason =
+            format!("its arguments are {} bytes, more than a JavaScript string can have", rendered.len());
+        let error = Error::Decode { reason };
+        return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error);
+    }
     log_received(&request);
     let now = Timestamp::now();
     let held = Held {
@@ -60,7 +66,8 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
         counted: shared.options.max_deliveries.is_some()
             && settings.acks_late
             && message.properties.delivery_info.redelivered,
-        taken: None,
+        begun: None,
+        size: delivery.raw.len(),
     };
     let reason = refusal(&held, &shared.state().revoked, now);
     if let Some(reason) = reason {
@@ -69,11 +76,14 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
     admit(shared, delivery.tag, held, eta.filter(|eta| *eta > now));
 }
 
+/// The most bytes of one delivery: what V8 holds in a string (2^29 - 24 characters), less some room for the batch around it.
+const LONGEST_DELIVERY: usize = (1 << 29) - (1 << 20);
+
 fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestamp>) {
     let mut state = shared.state();
     // Looked at under the lock that stopping drains under, so that nothing is left behind.
     if shared.is_stopping() || shared.is_suspended() {
-        state.held.insert(tag, held);
+        state.insert(tag, held);
         drop(state);
         return settle::hand_back(shared, vec![tag]);
     }
@@ -89,7 +99,7 @@ fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestam
             }
         }
     }
-    state.held.insert(tag, held);
+    state.insert(tag, held);
 }
 
 /// Why a task must not run although it could.

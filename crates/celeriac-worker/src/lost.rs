@@ -43,7 +43,7 @@ fn take(state: &mut State, lost: &[DeliveryTag]) -> (u64, u64) {
     let (mut unbegun, mut running) = (0, 0);
     for tag in lost {
         let Some(held) = state.held.get(tag) else { continue };
-        if held.stage == Stage::Running && state.beginning != Some(*tag) {
+        if held.stage == Stage::Running {
             running += 1;
             continue;
         }

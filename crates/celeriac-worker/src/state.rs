@@ -24,7 +24,9 @@ pub(crate) enum Stage {
     Scheduled,
     /// Waits for JavaScript to take it.
     Ready,
-    /// JavaScript has it.
+    /// JavaScript has it, and has not begun its body.
+    Given,
+    /// Its body has begun.
     Running,
 }
 
@@ -42,8 +44,10 @@ pub(crate) struct Held {
     pub(crate) request: Arc<TaskRequest>,
     pub(crate) settings: TaskSettings,
     pub(crate) queue: Arc<str>,
-    /// The item of [`next`](crate::Worker::next), ready made.
+    /// The item of [`next`](crate::Worker::next), ready made; empty once its body has begun.
     pub(crate) rendered: String,
+    /// How many bytes its message has.
+    pub(crate) size: usize,
     pub(crate) stage: Stage,
     /// The broker has forgotten it: it was acknowledged before its body.
     pub(crate) acknowledged: bool,
@@ -52,8 +56,8 @@ pub(crate) struct Held {
     pub(crate) preparation: Preparation,
     /// It was handed out before, so its begin is counted: see [`begin`](crate::begin).
     pub(crate) counted: bool,
-    /// When JavaScript took it.
-    pub(crate) taken: Option<Instant>,
+    /// When its body began.
+    pub(crate) begun: Option<Instant>,
 }
 
 /// Something that JavaScript is told with its next deliveries.
@@ -83,6 +87,8 @@ pub(crate) struct State {
     pub(crate) schedule: Schedule,
     /// How many JavaScript has.
     pub(crate) running: usize,
+    /// How many bytes the held messages have.
+    pub(crate) bytes: usize,
     pub(crate) notices: Vec<Notice>,
     pub(crate) revoked: Revoked,
     /// How often each task that nothing here is registered for was put back.
@@ -102,9 +108,19 @@ impl State {
         self.held.len() - self.schedule.len() + self.parked
     }
 
-    /// Takes out what JavaScript has not been given and the broker still knows: it can go back as if never taken.
+    /// Holds a message from now on.
+    pub(crate) fn insert(&mut self, tag: DeliveryTag, held: Held) {
+        self.bytes += held.size;
+        self.held.insert(tag, held);
+    }
+
+    /// Takes out what JavaScript has not begun and the broker still knows: it can go back as if never taken.
     pub(crate) fn take_unbegun(&mut self) -> Vec<DeliveryTag> {
         let mut unbegun = self.schedule.drain();
+        let is_given = |held: &Held| held.stage == Stage::Given && !held.acknowledged;
+        let first = unbegun.len();
+        unbegun.extend(self.held.iter().filter(|(_, held)| is_given(held)).map(|(tag, _)| *tag));
+        unbegun[first..].sort_unstable();
         let held = &self.held;
         self.ready.retain(|tag| {
             let keeps = held
@@ -126,7 +142,8 @@ impl State {
     /// Takes a message out of whatever it waits in.
     pub(crate) fn remove(&mut self, tag: DeliveryTag) -> Option<Held> {
         let held = self.held.remove(&tag)?;
-        if held.stage == Stage::Running {
+        self.bytes -= held.size;
+        if matches!(held.stage, Stage::Given | Stage::Running) {
             self.running -= 1;
         }
         if self.beginning == Some(tag) {

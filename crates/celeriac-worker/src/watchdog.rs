@@ -75,7 +75,7 @@ fn give_up_running(shared: &Shared) -> bool {
             return silence > most;
         }
         let (hard, _) = held.request.time_limit;
-        let running = held.taken.map(|at| at.elapsed().as_secs_f64());
+        let running = held.begun.map(|at| at.elapsed().as_secs_f64());
         hard.zip(running).is_some_and(|(hard, running)| running > hard + HARD_LIMIT_GRACE.as_secs_f64())
     });
     if given_up == 0 {

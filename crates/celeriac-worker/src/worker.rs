@@ -100,16 +100,21 @@ impl Worker {
         deliver::collect(&self.shared)
     }
 
-    /// To be called before the body of a delivery begins that came as `["redelivered", …]`. Counts it, and gives how often the
-    /// body of this message has begun, this time included; 0 when it is not to be run, since it is no longer ours.
-    /// [`has_begun`](Self::has_begun) follows on JavaScript's thread.
-    pub async fn begin(&self, tag: u64) -> u32 {
-        begin::begin(&self.shared, DeliveryTag(tag)).await
+    /// To be called on JavaScript's thread right before the body of a delivery begins: false when it must not, because it went
+    /// back to its queue meanwhile, or may have.
+    pub fn begin(&self, tag: u64) -> bool {
+        begin::begin(&self.shared, DeliveryTag(tag))
     }
 
-    /// Its body begins now, for the `count`-th time: the next redelivered one may be given out.
-    pub fn has_begun(&self, tag: u64, count: u32) {
-        begin::has_begun(&self.shared, DeliveryTag(tag), count);
+    /// Counts a delivery that came as `["redelivered", …]`, and gives how often the body of this message has begun, this time
+    /// included; 0 when it is no longer ours. [`begin_counted`](Self::begin_counted) follows on JavaScript's thread.
+    pub async fn count(&self, tag: u64) -> u32 {
+        begin::count(&self.shared, DeliveryTag(tag)).await
+    }
+
+    /// [`begin`](Self::begin) for a delivery that was counted; the next one of its kind may be given out then.
+    pub fn begin_counted(&self, tag: u64, count: u32) -> bool {
+        begin::begin_counted(&self.shared, DeliveryTag(tag), count)
     }
 
     /// Appends outcomes; they are read and carried out elsewhere.

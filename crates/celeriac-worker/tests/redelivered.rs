@@ -46,8 +46,8 @@ async fn redelivered_tasks_begin_one_after_the_other_and_others_do_not_wait_for_
     bench.send("fresh", None).await;
     let fresh = next(&worker).await;
     assert_eq!((fresh.len(), &fresh[0][2]), (1, &Value::from("fresh")));
-    assert_eq!(worker.begin(tag(first)).await, 2);
-    worker.has_begun(tag(first), 2);
+    assert_eq!(worker.count(tag(first)).await, 2);
+    assert!(worker.begin_counted(tag(first), 2));
     let items = next(&worker).await;
     assert_ne!(redelivered(&items)[2], first[2]);
     worker.close().await.unwrap();
@@ -59,8 +59,8 @@ async fn a_task_that_has_its_last_chance_keeps_others_that_were_redelivered_from
     let worker = with_redelivered(&bench, &["a", "b"], 2).await;
     let items = next(&worker).await;
     let first = redelivered(&items);
-    assert_eq!(worker.begin(tag(first)).await, 2);
-    worker.has_begun(tag(first), 2);
+    assert_eq!(worker.count(tag(first)).await, 2);
+    assert!(worker.begin_counted(tag(first), 2));
     bench.send("fresh", None).await;
     assert_eq!(next(&worker).await[0][2], "fresh");
     let waiting = tokio::spawn({
@@ -80,8 +80,8 @@ async fn a_task_that_asks_to_be_requeued_is_counted_anew() {
     for _ in 0..3 {
         let items = next(&worker).await;
         let item = redelivered(&items);
-        assert_eq!(worker.begin(tag(item)).await, 2);
-        worker.has_begun(tag(item), 2);
+        assert_eq!(worker.count(tag(item)).await, 2);
+        assert!(worker.begin_counted(tag(item), 2));
         worker.settle(outcome(item, "2,null,null,null,[],null"));
     }
     worker.close().await.unwrap();
@@ -103,8 +103,8 @@ async fn a_task_whose_worker_fell_silent_is_counted_on_and_goes_to_the_dead_list
             .await;
         let items = next(&silent).await;
         let item = redelivered(&items);
-        assert_eq!(silent.begin(tag(item)).await, count);
-        silent.has_begun(tag(item), count);
+        assert_eq!(silent.count(tag(item)).await, count);
+        assert!(silent.begin_counted(tag(item), count));
         let given_up = async {
             while bench.transport.queue_length("celery").await.unwrap() == 0 {
                 tokio::task::yield_now().await;
@@ -116,8 +116,8 @@ async fn a_task_whose_worker_fell_silent_is_counted_on_and_goes_to_the_dead_list
     let worker = bench.worker(|options| options.max_deliveries = Some(3)).await;
     let items = next(&worker).await;
     let item = redelivered(&items);
-    assert_eq!(worker.begin(tag(item)).await, 4);
-    worker.has_begun(tag(item), 4);
+    assert_eq!(worker.count(tag(item)).await, 4);
+    assert!(worker.begin_counted(tag(item), 4));
     worker.settle(outcome(item, r#"4,"FAILURE",null,null,[],null"#));
     assert_eq!(bench.ready("a").await.status, "FAILURE");
     worker.close().await.unwrap();

@@ -13,7 +13,7 @@ import { confirm } from '../confirm.ts'
 import type { CliContext } from '../context.ts'
 import { exitCodes } from '../exit-codes.ts'
 import { wholeNumber } from '../option-values.ts'
-import { printable, printableBytes, printableJson } from '../printable.ts'
+import { printable, printableBytes, printableJson } from '../../log/printable.ts'
 
 const listCommand: CliCommand = {
   name: 'list',

@@ -4,6 +4,9 @@
 -- ARGV  1 how long a count is kept in ms, then for each delivery: tag, key of the task's count
 -- Gives for each the count, or 0 when the claim was lost.
 
+-- So that a server whose memory is full counts too: a delivery that cannot begin is never settled.
+redis.call('HDEL', KEYS[1], '')
+
 local counts = {}
 for at = 2, #ARGV, 2 do
   local tag, key, count = ARGV[at], ARGV[at + 1], 0

@@ -60,10 +60,14 @@ for first = 6, #KEYS, queues do
         for _, raw in ipairs(got) do
           taken = taken + 1
           local tag = prefix .. taken
-          records[#records + 1] = tag
-          records[#records + 1] = '[' .. raw .. queue
-          scores[#scores + 1] = expiry
-          scores[#scores + 1] = tag
+          if may_be_message(raw) then
+            records[#records + 1] = tag
+            records[#records + 1] = '[' .. raw .. queue
+            scores[#scores + 1] = expiry
+            scores[#scores + 1] = tag
+          else
+            put_aside(KEYS[3], tag, ARGV[9 + (place - 6) % queues], raw, time)
+          end
           if #records >= 1000 then
             write()
           end

@@ -198,7 +198,7 @@ impl Core {
         format!("{}:{}:", self.name, self.calls.fetch_add(1, Ordering::SeqCst))
     }
 
-    /// How many calls of a claiming script have been numbered; the number is the part of the prefix before its last colon.
+    /// How many calls of a claiming script have been numbered.
     pub(super) fn calls_so_far(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
     }
@@ -258,7 +258,6 @@ impl Core {
 
     /// Makes deliveries of what scripts claimed.
     pub(super) async fn accept(&self, claimed: Vec<Claimed>) {
-        let oldest_call = claimed.iter().map(|one| call_number(&one.id)).min().unwrap_or_default();
         let mut deliveries = Vec::with_capacity(claimed.len());
         for Claimed { id, queue, list, raw } in claimed {
             let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
@@ -277,7 +276,7 @@ impl Core {
             deliveries.push(Delivery { tag: DeliveryTag(tag), queue, raw, message });
         }
         let tags: Vec<u64> = deliveries.iter().map(|delivery| delivery.tag.0).collect();
-        let lost = lease::doubt(self, oldest_call, &tags).await;
+        let lost = lease::doubt(self, &tags).await;
         deliveries.retain(|delivery| !lost.contains(&delivery.tag.0));
         let unreadable: Vec<(u64, String)> = deliveries
             .iter()
@@ -298,6 +297,6 @@ impl Core {
 }
 
 /// The number of the call that made a tag: see [`Core::next_call`].
-fn call_number(id: &str) -> u64 {
+pub(super) fn call_number(id: &str) -> u64 {
     id.rsplit(':').nth(1).and_then(|number| number.parse().ok()).unwrap_or_default()
 }

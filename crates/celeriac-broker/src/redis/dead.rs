@@ -73,8 +73,8 @@ impl DeadList<'_> {
         all.cmd("HGET").arg(keys.dead()).arg(id);
         all.cmd("HGET").arg(keys.dead_raw()).arg(id);
         all.cmd("ZSCORE").arg(keys.dead_index()).arg(id);
-        type Parts = (Option<Vec<u8>>, Option<Bytes>, Option<f64>);
-        let (entry, raw, at_ms): Parts = self.link.commands(&all).await?;
+        let (entry, raw, at_ms): (Option<Vec<u8>>, Option<Bytes>, Option<f64>) =
+            self.link.commands(&all).await?;
         if entry.is_none() && raw.is_none() && at_ms.is_none() {
             return Ok(None);
         }

@@ -7,6 +7,7 @@
 
 local time = redis.call('TIME')
 local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[1] / 1000)
+local aside = string.sub(KEYS[3], 1, -#'leases' - 1) .. 'aside:'
 local found = {}
 for call = 2, #ARGV do
   -- A call claims all that it claims at once, so its tags are there from 1 on, or not at all. Where some have gone, their lease
@@ -15,6 +16,10 @@ for call = 2, #ARGV do
   while true do
     local tag = ARGV[call] .. #records + 1
     local record = redis.call('HGET', KEYS[1], tag)
+    if not record and redis.call('EXISTS', aside .. tag) == 1 then
+      -- It was put aside; whoever takes this for it finds out.
+      record = ''
+    end
     if not record then
       break
     end

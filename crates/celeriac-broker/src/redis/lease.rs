@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use celeriac_error::Result;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
-use super::core::{Core, lock};
+use super::core::{Core, call_number, lock};
 use super::scripts::RENEW;
 use crate::fault_point;
 use crate::moment::Moment;
@@ -15,6 +16,9 @@ use crate::transport::DeliveryTag;
 
 /// The most tags of one script.
 const TAGS_PER_SCRIPT: usize = 1000;
+
+/// How many scripts are under way at once: the way to the server and back is most of the time that one takes.
+const SCRIPTS_AT_ONCE: usize = 4;
 
 /// How soon a renewal that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
@@ -68,50 +72,62 @@ pub(super) async fn lost(core: &Core) -> Vec<DeliveryTag> {
     }
 }
 
-/// Renews every third of a lease, and after a pause at once.
+/// Begins a renewal every third of a lease, and after a pause at once.
 pub(super) async fn keep(core: Arc<Core>) {
     let third = core.lease / 3;
     loop {
         let age = lock(&core.leases.state).renewed.age();
-        if age < third {
-            tokio::time::sleep((third - age).min(TICK)).await;
-        } else {
-            renew(&core, third).await;
+        match third.checked_sub(age) {
+            Some(rest) if !rest.is_zero() => tokio::time::sleep(rest.min(TICK)).await,
+            _ => renew(&core, third).await,
         }
     }
 }
 
 /// Renews everything that is held; gives up when it takes so long that it is time to begin anew.
-async fn renew(core: &Core, third: Duration) {
+async fn renew(core: &Arc<Core>, third: Duration) {
     let sent = Moment::now();
     let ran_out = !stand(core);
     if ran_out {
         // Before looking at what is held: what is accepted from here on is looked at when it is accepted.
         lock(&core.leases.state).doubtful = core.calls_so_far();
     }
-    let held: Vec<(u64, Arc<str>)> = {
+    let mut held: Vec<(u64, Arc<str>)> = {
         let held = lock(&core.held);
         held.iter().filter(|(_, held)| !held.buried).map(|(tag, held)| (*tag, Arc::clone(&held.id))).collect()
     };
-    let mut rest: VecDeque<&[(u64, Arc<str>)]> = held.chunks(TAGS_PER_SCRIPT).collect();
-    let mut failures = 0;
-    while let Some(chunk) = rest.pop_front() {
-        match ask(core, chunk).await {
-            Ok(lost) => {
+    // What was claimed last, or renewed last, has the most time left.
+    held.sort_unstable_by_key(|(tag, _)| *tag);
+    let mut rest: VecDeque<Vec<(u64, Arc<str>)>> = held.chunks(TAGS_PER_SCRIPT).map(<[_]>::to_vec).collect();
+    let (mut asking, mut failures) = (JoinSet::new(), 0);
+    loop {
+        while asking.len() < SCRIPTS_AT_ONCE {
+            let Some(chunk) = rest.pop_front() else { break };
+            let core = Arc::clone(core);
+            asking.spawn(async move {
+                let outcome = ask(&core, &chunk).await;
+                (chunk, outcome)
+            });
+        }
+        match asking.join_next().await {
+            None => break,
+            Some(Ok((_, Ok(lost)))) => {
                 failures = 0;
                 tell(core, &lost);
             }
             // The others must not suffer from what may concern only this one.
-            Err(_) => {
+            Some(Ok((chunk, Err(_)))) => {
                 rest.push_back(chunk);
                 failures += 1;
-                if failures >= rest.len().min(2) {
+                if failures >= SCRIPTS_AT_ONCE || asking.is_empty() {
                     tokio::time::sleep(RETRY.min(third)).await;
+                    failures = 0;
                 }
                 if sent.age() >= third {
                     return;
                 }
             }
+            Some(Err(_)) => return,
         }
     }
     let mut state = lock(&core.leases.state);
@@ -162,13 +178,13 @@ fn tell(core: &Core, lost: &[u64]) {
 
 /// An answer that was under way while the process stood still may come when its claims are others' already: such claims
 /// are renewed before anybody hears of them. Gives those that are lost.
-pub(super) async fn doubt(core: &Core, call: u64, tags: &[u64]) -> HashSet<u64> {
-    if stand(core) && call >= lock(&core.leases.state).doubtful {
-        return HashSet::new();
-    }
+pub(super) async fn doubt(core: &Core, tags: &[u64]) -> HashSet<u64> {
+    let (stands, doubtful) = (stand(core), lock(&core.leases.state).doubtful);
     let claims: Vec<(u64, Arc<str>)> = {
         let held = lock(&core.held);
-        tags.iter().filter_map(|tag| Some((*tag, Arc::clone(&held.get(tag)?.id)))).collect()
+        let ids = tags.iter().filter_map(|tag| Some((*tag, &held.get(tag)?.id)));
+        let claims = ids.filter(|(_, id)| !stands || call_number(id) < doubtful);
+        claims.map(|(tag, id)| (tag, Arc::clone(id))).collect()
     };
     let mut lost = HashSet::new();
     for chunk in claims.chunks(TAGS_PER_SCRIPT) {

@@ -1,6 +1,7 @@
 //! A connection that comes back by itself, and what Redis's errors mean.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use celeriac_error::{Error, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use super::scripts::Script;
 use super::settings::Settings;
@@ -22,6 +23,8 @@ pub(super) struct Link {
     settings: Arc<Settings>,
     state: Mutex<State>,
     silence: Silence,
+    /// The last generation that broke.
+    broken: watch::Sender<u64>,
 }
 
 /// What callers who do not wait for their answers know. A connection that is silent for ever ends with the response
@@ -80,7 +83,7 @@ impl Link {
     pub(super) fn new(settings: Arc<Settings>) -> Self {
         let silence =
             Silence { epoch: Instant::now(), since: AtomicU64::new(0), given_up: AtomicU64::new(0) };
-        Self { settings, state: Mutex::default(), silence }
+        Self { settings, state: Mutex::default(), silence, broken: watch::Sender::default() }
     }
 
     /// The connection, for a call that begins now.
@@ -131,8 +134,27 @@ impl Link {
             if state.generation == generation {
                 state.connection = None;
             }
+            drop(state);
+            self.broken.send_modify(|last| *last = generation.max(*last));
         }
         Err(explain(&self.settings.url, &error))
+    }
+
+    /// Waits for an answer, but not after another call has found that the connection is broken: answers come in the order
+    /// of the calls, so this one would only find the same, its own time-out later.
+    async fn answer<T>(
+        &self,
+        call: &Call<'_>,
+        query: impl Future<Output = redis::RedisResult<T>>,
+    ) -> redis::RedisResult<T> {
+        let mut broken = self.broken.subscribe();
+        tokio::select! {
+            biased;
+            outcome = query => outcome,
+            _ = broken.wait_for(|last| *last >= call.generation) => {
+                Err(io::Error::new(io::ErrorKind::ConnectionReset, "its connection was given up").into())
+            }
+        }
     }
 
     /// Opens the connection where there is none. When this fails nothing was sent.
@@ -144,11 +166,11 @@ impl Link {
     /// command only, and that is no reason to report a failure.
     pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
         let (mut connection, call) = self.connection().await?;
-        match command.query_async(&mut connection).await {
+        match self.answer(&call, command.query_async(&mut connection)).await {
             Err(error) if error.is_connection_dropped() => {
                 let _ = self.done::<()>(call, Err(error)).await;
                 let (mut connection, call) = self.connection().await?;
-                let outcome = command.query_async(&mut connection).await;
+                let outcome = self.answer(&call, command.query_async(&mut connection)).await;
                 self.done(call, outcome).await
             }
             outcome => self.done(call, outcome).await,
@@ -158,7 +180,7 @@ impl Link {
     /// Sends several commands in one write, which may be sent twice, as [`command`](Self::command) does.
     pub(super) async fn commands<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
         let (mut connection, call) = self.connection().await?;
-        match pipeline.query_async(&mut connection).await {
+        match self.answer(&call, pipeline.query_async(&mut connection)).await {
             Err(error) if error.is_connection_dropped() => {
                 let _ = self.done::<()>(call, Err(error)).await;
                 self.commands_once(pipeline).await
@@ -170,14 +192,14 @@ impl Link {
     /// Sends several commands in one write, once.
     pub(super) async fn commands_once<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T> {
         let (mut connection, call) = self.connection().await?;
-        let outcome = pipeline.query_async(&mut connection).await;
+        let outcome = self.answer(&call, pipeline.query_async(&mut connection)).await;
         self.done(call, outcome).await
     }
 
     /// Runs a script; `invocation` came from [`Script::call`]. Loads it where the server does not know it (any more).
     pub(super) async fn script<T: FromRedisValue>(&self, script: &Script, invocation: &Cmd) -> Result<T> {
         let (mut connection, call) = self.connection().await?;
-        let outcome = script.run(&mut connection, invocation).await;
+        let outcome = self.answer(&call, script.run(&mut connection, invocation)).await;
         self.done(call, outcome).await
     }
 }
@@ -201,7 +223,7 @@ pub(super) async fn limited<T>(
     future: impl Future<Output = redis::RedisResult<T>>,
 ) -> redis::RedisResult<T> {
     tokio::time::timeout(limit, future).await.unwrap_or_else(|_| {
-        Err(std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into())
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}")).into())
     })
 }
 

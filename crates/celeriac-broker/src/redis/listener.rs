@@ -253,13 +253,13 @@ impl Watch<'_> {
         if rung.is_empty() {
             return Ok(true);
         }
-        let mut ring = redis::cmd("LPUSH");
-        ring.arg(&*self.group.bell);
+        let mut tokens = redis::cmd("LPUSH");
+        tokens.arg(&*self.group.bell);
         for &place in &rung {
-            ring.arg(&self.group.lists[place].token);
+            tokens.arg(&self.group.lists[place].token);
         }
         let mut ringing = redis::pipe();
-        ringing.add_command(ring).ignore();
+        ringing.add_command(tokens).ignore();
         ringing.cmd("EXPIRE").arg(&*self.group.bell).arg(FORGOTTEN_AFTER).ignore();
         if !self.checks.is_empty() {
             // What we change ourselves is not tracked any more.

@@ -4,14 +4,17 @@
 -- KEYS  1 unacked, 2 unacked index, 3 leases, 4 to 7 the dead list (see bury.lua)
 -- ARGV  1 'ours' | 'kombu', 2 the age in seconds, then for each: tag, number of lists, {list, message}…,
 --       and for 0 lists: entry of the dead list, milliseconds since 1970, first and last place of the message in the record
--- Gives how many.
+-- Gives how many, and the tags of those that went to the dead list.
+
+-- So that a server whose memory is full lets us move what is there already.
+redis.call('ZREM', KEYS[3], '')
 
 local now = redis.call('TIME')
 local limit, index = now[1] + now[2] / 1000000, KEYS[3]
 if ARGV[1] == 'kombu' then
   limit, index = limit - ARGV[2], KEYS[2]
 end
-local at, restored = 2, 0
+local at, restored, buried = 2, 0, {}
 local function take()
   at = at + 1
   return ARGV[at]
@@ -32,6 +35,7 @@ while at < #ARGV do
     if due then
       local raw = string.sub(redis.call('HGET', KEYS[1], tag), first, last)
       bury(KEYS[4], KEYS[5], KEYS[6], KEYS[7], entry, raw, moment)
+      buried[#buried + 1] = tag
     end
   end
   if due and not failed then
@@ -41,4 +45,4 @@ while at < #ARGV do
     restored = restored + 1
   end
 end
-return restored
+return {restored, buried}

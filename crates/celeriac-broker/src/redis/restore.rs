@@ -1,10 +1,16 @@
 //! Puts back what others left: claims whose lease ran out, kombu's claims that are too old, and messages that were moved
 //! for a consumer that is gone.
+//!
+//! Beside it kombu restores too: it watches `unacked`, reads a record, and takes and pushes it in one MULTI, which fails and is
+//! tried again when anybody has written to `unacked` in between. So whatever is taken here is taken in one step by whoever is
+//! first, its mutex need not be ours, and every write to `unacked` that we save is one attempt less for kombu: claims and
+//! settlements are written in batches, and renewing does not touch the hash.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use celeriac_error::Result;
 use celeriac_protocol::envelope;
 use redis::{Cmd, Value};
@@ -33,6 +39,9 @@ const LOOKS_PER_ROUND: usize = 2000;
 
 /// How long a turn may last: signs of life must go on.
 const TURN: Duration = Duration::from_millis(500);
+
+/// Where a worker writes that it refused a message.
+const LOGGER: &str = "celery.worker.consumer";
 
 /// Whose claims.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,10 +113,10 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
         call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND).arg(BYTES_PER_ROUND).arg(LOOKS_PER_ROUND);
         fault_point!("redis.restore.before");
         let mut reply: Vec<Value> = core.link.script(&EXPIRED, &call).await?;
-        let more = reply.first() == Some(&Value::Int(1));
+        let has_more = reply.first() == Some(&Value::Int(1));
         let due = bulks(Value::Array(reply.split_off(reply.len().min(1)))).unwrap_or_default();
         if due.is_empty() {
-            if more {
+            if has_more {
                 continue;
             }
             return Ok(());
@@ -117,21 +126,27 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
         places.extend(keys.dead_list());
         let mut call = RESTORE.call(&places);
         call.arg(mode).arg(age);
-        let mut queues = HashMap::new();
+        let (mut queues, mut refusals) = (HashMap::new(), HashMap::new());
         // Newest first: what is put back last is consumed first.
         for pair in due.chunks_exact(2).rev() {
-            add(core, whose, &mut queues, &mut call, &pair[0], &pair[1]).await?;
+            if let Some(refused) = add(core, whose, &mut queues, &mut call, &pair[0], &pair[1]).await? {
+                refusals.insert(&pair[0], refused);
+            }
         }
-        let restored: usize = core.link.script(&RESTORE, &call).await?;
+        let (restored, buried): (usize, Vec<Bytes>) = core.link.script(&RESTORE, &call).await?;
+        // Only what was really moved: somebody else may have been faster.
+        for refused in buried.iter().filter_map(|tag| refusals.get(tag)) {
+            log::error!(target: LOGGER, "{refused}");
+        }
         fault_point!("redis.restore.after");
-        if !more || restored == 0 {
+        if !has_more || restored == 0 {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Adds one claim to the call.
+/// Adds one claim to the call; gives what is to be said of it when it goes to the dead list.
 async fn add(
     core: &Core,
     whose: Whose,
@@ -139,7 +154,7 @@ async fn add(
     call: &mut Cmd,
     tag: &[u8],
     record: &[u8],
-) -> Result<()> {
+) -> Result<Option<String>> {
     let keys = &core.settings.keys;
     call.arg(tag);
     let mut bury = |queue: &str, reason: &str, detail: &str, raw: &[u8]| {
@@ -147,18 +162,21 @@ async fn add(
         // As Lua counts: from 1, and the last place is part of it.
         let before = raw.as_ptr().addr() - record.as_ptr().addr();
         call.arg(0).arg(letter.to_entry()).arg(letter.at_ms).arg(before + 1).arg(before + raw.len());
+        let start = String::from_utf8_lossy(&raw[..raw.len().min(200)]);
+        Some(format!(
+            "Refused a message from queue {queue:?}: {detail}. It is in the dead list. It begins with {start:?} ({} bytes).",
+            raw.len()
+        ))
     };
     let Some(parts) = record::split(record) else {
-        bury("", "malformed", "the record of the claim cannot be read", record);
-        return Ok(());
+        return Ok(bury("", "malformed", "the record of the claim cannot be read", record));
     };
     let (exchange, routing_key) = (parts.exchange.into_owned(), parts.routing_key.into_owned());
     let (message, marked) = match (envelope::decode(parts.raw), envelope::mark_redelivered(parts.raw)) {
         (Ok(message), Some(marked)) => (message, marked),
         (message, _) => {
             let detail = message.err().map(|error| error.to_string()).unwrap_or_default();
-            bury(&routing_key, "malformed", &detail, parts.raw);
-            return Ok(());
+            return Ok(bury(&routing_key, "malformed", &detail, parts.raw));
         }
     };
     let route = (exchange, routing_key);
@@ -173,12 +191,11 @@ async fn add(
     let queues = &known[&route];
     if queues.is_empty() {
         let detail = format!("no queue is bound to exchange `{}` with routing key `{}`", route.0, route.1);
-        bury(&route.1, "unroutable", &detail, parts.raw);
-        return Ok(());
+        return Ok(bury(&route.1, "unroutable", &detail, parts.raw));
     }
     call.arg(queues.len());
     for queue in queues {
         call.arg(keys.list(queue, message.properties.priority.unwrap_or(0))).arg(&marked);
     }
-    Ok(())
+    Ok(None)
 }

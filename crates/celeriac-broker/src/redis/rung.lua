@@ -41,14 +41,20 @@ while true do
     for place = first, math.min(first + 499, #messages) do
       taken = taken + 1
       local tag = ARGV[2] .. taken
-      records[#records + 1] = tag
-      records[#records + 1] = '[' .. messages[place] .. ', "", ' .. queue .. ']'
-      scores[#scores + 1] = expiry
-      scores[#scores + 1] = tag
+      if may_be_message(messages[place]) then
+        records[#records + 1] = tag
+        records[#records + 1] = '[' .. messages[place] .. ', "", ' .. queue .. ']'
+        scores[#scores + 1] = expiry
+        scores[#scores + 1] = tag
+      else
+        put_aside(KEYS[5], tag, queue, messages[place], time)
+      end
     end
-    redis.call('HSET', KEYS[3], unpack(records))
-    redis.call('ZADD', KEYS[4], unpack(scores))
-    redis.call('ZADD', KEYS[5], unpack(scores))
+    if #records > 0 then
+      redis.call('HSET', KEYS[3], unpack(records))
+      redis.call('ZADD', KEYS[4], unpack(scores))
+      redis.call('ZADD', KEYS[5], unpack(scores))
+    end
   end
   if #messages > 0 then
     given[#given + 1] = list

@@ -10,6 +10,9 @@ use crate::redis_result::STORE_RESULT;
 /// The function that puts a message into the dead list.
 const BURY: &str = include_str!("bury.lua");
 
+/// The functions that keep out of `unacked` what can be no message.
+const MALFORMED: &str = include_str!("malformed.lua");
+
 pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| claiming(include_str!("claim.lua")));
 pub(super) static WAKE: LazyLock<Script> = LazyLock::new(|| claiming(include_str!("wake.lua")));
 pub(super) static SETTLE: LazyLock<Script> =
@@ -30,7 +33,7 @@ pub(super) static FOUND: LazyLock<Script> = LazyLock::new(|| Script::new(include
 pub(super) static BIND: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("bind.lua")));
 
 fn claiming(source: &str) -> Script {
-    Script::new(&format!("{}{source}", include_str!("pop.lua")))
+    Script::new(&format!("{BURY}{MALFORMED}{}{source}", include_str!("pop.lua")))
 }
 
 /// A script and the digest by which the server knows it.

@@ -29,6 +29,10 @@ local function store(database, key, document, lifetime)
   end
 end
 
+-- A server whose memory is full refuses what may need more, unless the script has written before. Settling frees more than it
+-- takes, and without it nothing would ever be freed.
+redis.call('ZREM', KEYS[3], '')
+
 local replies, gone = {}, {}
 while at < #ARGV do
   local holder, counted = take(), nil
@@ -69,8 +73,18 @@ while at < #ARGV do
       end
     elseif outcome == 'd' then
       local entry, moment, length = take(), take(), take()
-      if not held or failure then
+      if failure or not held then
         outcome = nil
+        -- The claiming script may have put it aside; the entry says it better.
+        local aside = string.sub(KEYS[3], 1, -#'leases' - 1) .. 'aside:' .. tag
+        local id = holder ~= 'd' and not failure and redis.call('GET', aside)
+        if id then
+          redis.call('DEL', aside)
+          if redis.call('HEXISTS', KEYS[4], id) == 1 then
+            redis.call('HSET', KEYS[4], id, entry)
+          end
+          reply = {tonumber(id)}
+        end
       elseif holder == 'd' then
         redis.call('HSET', KEYS[4], tag, entry)
       else

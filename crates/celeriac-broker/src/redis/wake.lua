@@ -42,13 +42,19 @@ for first = 1, #messages, 500 do
   local records, scores = {}, {}
   for place = first, math.min(first + 499, #messages) do
     local tag = ARGV[2] .. place
-    records[#records + 1] = tag
-    records[#records + 1] = '[' .. messages[place] .. queue
-    scores[#scores + 1] = expiry
-    scores[#scores + 1] = tag
+    if may_be_message(messages[place]) then
+      records[#records + 1] = tag
+      records[#records + 1] = '[' .. messages[place] .. queue
+      scores[#scores + 1] = expiry
+      scores[#scores + 1] = tag
+    else
+      put_aside(KEYS[5], tag, ARGV[5], messages[place], time)
+    end
   end
-  redis.call('HSET', KEYS[3], unpack(records))
-  redis.call('ZADD', KEYS[4], unpack(scores))
-  redis.call('ZADD', KEYS[5], unpack(scores))
+  if #records > 0 then
+    redis.call('HSET', KEYS[3], unpack(records))
+    redis.call('ZADD', KEYS[4], unpack(scores))
+    redis.call('ZADD', KEYS[5], unpack(scores))
+  end
 end
 return messages

@@ -16,7 +16,7 @@ fn main() -> io::Result<()> {
         io::Error::new(io::ErrorKind::InvalidInput, "name the server: tcp-proxy 127.0.0.1:6379")
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let proxy = runtime.block_on(TcpProxy::start(target))?;
+    let proxy = runtime.block_on(async { TcpProxy::start(target) })?;
     say(&proxy.address().port().to_string())?;
     for line in io::stdin().lock().lines() {
         let line = line?;
