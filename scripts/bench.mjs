@@ -16,11 +16,19 @@ const [name, ...args] = process.argv.slice(2)
 
 /** Measures the transport alone, without Node. */
 async function waiting() {
-  const program = ['run', '--release', '--package', 'celeriac-broker', '--example', 'waiting', '--', ...args]
-  // Optimized as published, but for what only makes the program smaller and its build slow.
-  const quick = { CARGO_PROFILE_RELEASE_LTO: 'off', CARGO_PROFILE_RELEASE_CODEGEN_UNITS: '16' }
   await redisServer()
-  return (await run('cargo', program, { env: quick })).code
+  const program = [
+    'run',
+    '--profile',
+    'optimized',
+    '--package',
+    'celeriac-broker',
+    '--example',
+    'waiting',
+    '--',
+    ...args,
+  ]
+  return (await run('cargo', program)).code
 }
 
 async function typescript() {

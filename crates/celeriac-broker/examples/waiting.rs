@@ -26,7 +26,8 @@ const CREDIT: usize = 32;
 const SETTLE: Duration = Duration::from_millis(1000);
 /// As long as a BLMOVE, so that each is renewed once meanwhile.
 const IDLE: Duration = Duration::from_secs(5);
-const SLOW: (u64, usize) = (50, 150);
+/// As long as a BLMOVE too.
+const SLOW: (u64, usize) = (50, 250);
 const FAST: (u64, usize) = (2000, 4000);
 const BURST: usize = 20_000;
 const KILLS: usize = 50;

@@ -79,11 +79,12 @@ impl Core {
             }
             return outcome;
         }
+        let uses = self.uses();
         let mut credit = redis::cmd("HSET");
         credit.arg(self.settings.keys.credits()).arg(&self.name).arg(format!("{max}:{slots}"));
         let outcome = self.link.command::<()>(&credit).await;
         match outcome {
-            Ok(()) => self.open_grant(max, slots),
+            Ok(()) => self.open_grant(max, slots, uses),
             Err(_) => self.sweep_next(),
         }
         outcome
@@ -120,6 +121,7 @@ impl Core {
         fault_point!("redis.claim.before");
         // After this an error says nothing about whether the script ran.
         self.link.open().await?;
+        let uses = self.uses();
         let reply: Vec<Value> = match self.link.script(&CLAIM, &call).await {
             Ok(reply) => reply,
             Err(error) => {
@@ -151,7 +153,7 @@ impl Core {
         }
         if taken == 0 {
             if slots > 0 {
-                self.open_grant(max, slots);
+                self.open_grant(max, slots, uses);
             } else {
                 self.close_grant();
             }

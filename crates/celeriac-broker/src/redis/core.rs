@@ -137,6 +137,8 @@ pub(super) struct Core {
     /// Rung when a waiting receive should look again.
     pub(super) arrived: Notify,
     pub(super) grant: watch::Sender<Grant>,
+    /// How often a waiting connection told us that it has used a credit.
+    uses: AtomicU64,
     /// Whether a look at all lists is worth it before waiting.
     pub(super) sweep: Mutex<bool>,
     /// Why waiting came to nothing.
@@ -171,6 +173,7 @@ impl Core {
             ready: Mutex::default(),
             arrived: Notify::new(),
             grant: watch::Sender::new(Grant::default()),
+            uses: AtomicU64::new(0),
             sweep: Mutex::new(true),
             fault: Mutex::default(),
             stage: watch::Sender::new(Stage::Running),
@@ -209,9 +212,24 @@ impl Core {
         *lock(&self.sweep) = true;
     }
 
-    /// The server lets waiting connections take this many.
-    pub(super) fn open_grant(&self, credit: usize, slots: isize) {
-        self.grant.send_modify(|grant| *grant = Grant { number: grant.number + 1, credit, slots });
+    /// To be given to [`open_grant`](Self::open_grant), from before the server was asked.
+    pub(super) fn uses(&self) -> u64 {
+        self.uses.load(Ordering::SeqCst)
+    }
+
+    /// The server lets waiting connections take this many. But when one of them was faster than the server's answer to us, the
+    /// credit may be used already: then we do not count on it, and the next receive asks for another.
+    pub(super) fn open_grant(&self, credit: usize, slots: isize, uses: u64) {
+        self.grant.send_modify(|grant| {
+            let credit = if self.uses() == uses { credit } else { 0 };
+            *grant = Grant { number: grant.number + 1, credit, slots };
+        });
+    }
+
+    /// A waiting connection used the credit; gives how much it was, as far as we know.
+    pub(super) fn use_grant(&self) -> usize {
+        self.uses.fetch_add(1, Ordering::SeqCst);
+        self.close_grant()
     }
 
     /// The server lets nobody take anything, or we do not know.

@@ -234,7 +234,7 @@ impl Waiting {
                 }
                 Ok(Woken::Claimed(messages)) => {
                     spent = grant.number;
-                    self.core.expect_more(&messages, self.core.close_grant());
+                    self.core.expect_more(&messages, self.core.use_grant());
                     self.core.accept(messages).await;
                 }
                 Err(error) => {
