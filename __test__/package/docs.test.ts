@@ -89,3 +89,12 @@ test('docs/errors.md has every code once, and no other', () => {
   const documented = codes(readFileSync(join(root, 'docs/errors.md'), 'utf8'), /^\| `(ERR_CELERIAC_\w+)`/gm)
   expect(documented.toSorted()).toEqual([...new Set(codes(source, /'(ERR_CELERIAC_\w+)'/g))].toSorted())
 })
+
+test('every file of the reliability tests holds an invariant of docs/reliability.md, and every one that it names is there', () => {
+  const files = readdirSync(join(root, '__test__', 'reliability')).map((name) => name.replace('.test.ts', ''))
+  const rows = readFileSync(join(root, 'docs', 'reliability.md'), 'utf8').match(/^\| \d+ \|.*$/gm) ?? []
+  expect(rows.map((row) => row.split('|')[1]?.trim())).toEqual(rows.map((_, index) => `${index + 1}`))
+  const named = rows.flatMap((row) => row.split('|')[6]?.match(/[\w-]+/g) ?? [])
+  // That one is about the harness itself.
+  expect(new Set(named)).toEqual(new Set(files.filter((name) => name !== 'brokers')))
+})
