@@ -23,7 +23,7 @@ const STEPS: [u8; 4] = [0, 3, 6, 9];
 const SEPARATOR: &str = "\x06\x16";
 /// How many messages a worker asks for at once.
 const CREDIT: usize = 32;
-const SETTLE: Duration = Duration::from_millis(1000);
+const SETTLE: Duration = Duration::from_secs(1);
 /// As long as a BLMOVE, so that each is renewed once meanwhile.
 const IDLE: Duration = Duration::from_secs(5);
 /// As long as a BLMOVE too.

@@ -74,7 +74,7 @@ impl Relay {
     pub async fn send_what_was_kept(&self) {
         let (mut server, question) = self.state.kept.lock().unwrap().take().unwrap();
         server.write_all(&question).await.unwrap();
-        let mut answer = [0; 1 << 16];
+        let mut answer = vec![0; 1 << 16];
         assert!(server.read(&mut answer).await.unwrap() > 0);
     }
 }
