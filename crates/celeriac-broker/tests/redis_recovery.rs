@@ -290,9 +290,9 @@ async fn holds_nothing(server: &RedisServer) {
 async fn what_a_sweep_claimed_whose_answer_was_lost_comes_before_its_lease_is_over() {
     let server = RedisServer::start().await;
     let relay = Relay::start(server.port()).await;
-    let mut last = to("b", "three");
-    last.message.properties.priority = Some(9);
-    publish(&open(&server.url()), &[to("a", "one"), to("a", "two"), last]).await;
+    let mut low = to("b", "three");
+    low.message.properties.priority = Some(9);
+    publish(&open(&server.url()), &[to("a", "one"), to("a", "two"), low]).await;
     let transport = open(&relay.url());
     let consumer = consume(&transport, &["a", "b"]).await;
     relay.cut_next(Cut::AnswerWith(MARK));
@@ -425,13 +425,13 @@ async fn what_was_moved_for_a_busy_consumer_goes_back_when_its_connection_does()
 #[tokio::test]
 async fn cut_connections_lose_nothing_and_double_nothing() {
     const MESSAGES: usize = 400;
-    let mut seed = uuid::Uuid::new_v4().as_u128() as u64 | 1;
-    println!("seed {seed}");
+    let mut state = uuid::Uuid::new_v4().as_u128() as u64 | 1;
+    println!("seed {state}");
     let mut random = move |below: u64| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        seed % below
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
     };
     let server = RedisServer::start().await;
     let relay = Relay::start(server.port()).await;
