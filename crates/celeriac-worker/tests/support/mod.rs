@@ -131,11 +131,14 @@ impl Bench {
     }
 }
 
-/// The next items, as JavaScript parses them.
+/// The next items, as JavaScript parses them; the bodies of those that were not handed out before have begun.
 pub(crate) async fn next(worker: &Worker) -> Vec<Value> {
     loop {
         assert!(timeout(PATIENCE, worker.wait()).await.expect("a delivery in time"), "the worker is over");
         let items: Vec<Value> = serde_json::from_str(&worker.collect()).unwrap();
+        for tag in items.iter().filter_map(|item| item[0].as_u64()) {
+            assert!(worker.begin(tag), "delivery {tag} may begin");
+        }
         if !items.is_empty() {
             return items;
         }
