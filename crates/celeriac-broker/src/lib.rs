@@ -9,6 +9,7 @@ pub mod producer;
 pub mod publisher;
 pub mod redis;
 pub mod redis_result;
+pub mod redis_silence;
 pub mod redis_url;
 pub mod registry;
 pub mod route;

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ::redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use ::redis::{
     Client, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError,
     TlsCertificates,
@@ -25,6 +26,15 @@ pub const DEFAULT_HOST: &str = "localhost";
 /// How long the server may take to answer a command, in seconds, unless `socket_timeout` says otherwise
 /// (`redis_socket_timeout`).
 pub const DEFAULT_SOCKET_TIMEOUT: f64 = 120.0;
+
+/// How long the other side of a TCP connection may be unheard of before the connection counts as lost.
+const UNHEARD_OF: Duration = Duration::from_secs(30);
+
+/// How long nothing passes before the other side is asked whether it is there (`redis_socket_keepalive`).
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// How often it is asked again.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 const TLS_OPTIONS: [&str; 5] =
     ["ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"];
@@ -241,7 +251,11 @@ impl RedisUrl {
         };
         let invalid =
             |error: RedisError| Error::InvalidUrl { url: self.masked.clone(), reason: error.to_string() };
-        let mut info = address.into_connection_info().map_err(invalid)?.set_redis_settings(settings);
+        let mut info = address
+            .into_connection_info()
+            .map_err(invalid)?
+            .set_redis_settings(settings)
+            .set_tcp_settings(tcp_settings());
         let Some(tls) = tls else { return Client::open(info).map_err(invalid) };
         // rustls panics when it is used without one; another part of the process may have chosen already.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -277,6 +291,19 @@ impl RedisUrl {
         let reason = format!("{what} took longer than {} s", limit.as_secs_f64());
         unavailable(role, self.masked.clone(), reason)
     }
+}
+
+/// So that a peer that has gone without a word is noticed by the kernel, also while nobody calls.
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
+    let keepalive = keepalive
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(((UNHEARD_OF - KEEPALIVE).as_secs() / KEEPALIVE_INTERVAL.as_secs()) as u32);
+    let settings = TcpSettings::default().set_keepalive(keepalive);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let settings = settings.set_user_timeout(UNHEARD_OF);
+    settings
 }
 
 fn unavailable(role: RedisRole, url: String, reason: String) -> Error {

@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::scripts::Script;
 use super::settings::Settings;
+use crate::redis_silence::Silence;
 
 /// After how long without any answer a connection is given up when a caller gives up. Whoever waits to the end has the
 /// response time-out.
@@ -23,50 +24,28 @@ pub(super) struct Link {
     settings: Arc<Settings>,
     state: Mutex<State>,
     silence: Silence,
+    /// The last generation that was given up.
+    given_up: AtomicU64,
     /// The last generation that broke.
     broken: watch::Sender<u64>,
 }
 
-/// What callers who do not wait for their answers know. A connection that is silent for ever ends with the response
-/// time-out, which such callers never come to: each would hand it on to the next.
-struct Silence {
-    epoch: Instant,
-    /// Milliseconds from the epoch to the first call since the last answer; 0 where every call was answered.
-    since: AtomicU64,
-    /// The last generation that was given up.
-    given_up: AtomicU64,
-}
-
-impl Silence {
-    fn now(&self) -> u64 {
-        self.epoch.elapsed().as_millis() as u64 + 1
-    }
-
-    fn ends(&self) {
-        self.since.store(0, Ordering::Relaxed);
-    }
-
-    fn call(&self, generation: u64) -> Call<'_> {
-        let _ = self.since.compare_exchange(0, self.now(), Ordering::Relaxed, Ordering::Relaxed);
-        Call { silence: self, generation, is_answered: false }
-    }
-}
-
-/// A call on its way.
+/// A call on its way. A connection that is silent for ever ends with the response time-out, which callers who do not wait
+/// for their answers never come to: each would hand it on to the next.
 struct Call<'a> {
-    silence: &'a Silence,
+    link: &'a Link,
+    number: u64,
     generation: u64,
     is_answered: bool,
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
+        let silence = &self.link.silence;
         if self.is_answered {
-            return self.silence.ends();
-        }
-        let since = self.silence.since.load(Ordering::Relaxed);
-        if since > 0 && self.silence.now().saturating_sub(since) >= GIVEN_UP_AFTER.as_millis() as u64 {
-            self.silence.given_up.fetch_max(self.generation, Ordering::Relaxed);
+            silence.answered(self.number);
+        } else if silence.lasts() >= GIVEN_UP_AFTER {
+            self.link.given_up.fetch_max(self.generation, Ordering::Relaxed);
         }
     }
 }
@@ -81,22 +60,26 @@ struct State {
 
 impl Link {
     pub(super) fn new(settings: Arc<Settings>) -> Self {
-        let silence =
-            Silence { epoch: Instant::now(), since: AtomicU64::new(0), given_up: AtomicU64::new(0) };
-        Self { settings, state: Mutex::default(), silence, broken: watch::Sender::default() }
+        Self {
+            settings,
+            state: Mutex::default(),
+            silence: Silence::default(),
+            given_up: AtomicU64::new(0),
+            broken: watch::Sender::default(),
+        }
     }
 
     /// The connection, for a call that begins now.
     async fn connection(&self) -> Result<(MultiplexedConnection, Call<'_>)> {
         let (connection, generation) = self.opened().await?;
-        Ok((connection, self.silence.call(generation)))
+        Ok((connection, Call { link: self, number: self.silence.begin(), generation, is_answered: false }))
     }
 
     async fn opened(&self) -> Result<(MultiplexedConnection, u64)> {
         let asked = Instant::now();
         let mut state = self.state.lock().await;
         if let Some(connection) = &state.connection
-            && state.generation > self.silence.given_up.load(Ordering::Relaxed)
+            && state.generation > self.given_up.load(Ordering::Relaxed)
         {
             return Ok((connection.clone(), state.generation));
         }
@@ -110,7 +93,7 @@ impl Link {
                 state.failed = None;
                 state.generation += 1;
                 state.connection = Some(connection.clone());
-                self.silence.ends();
+                self.silence.end();
                 Ok((connection, state.generation))
             }
             Err(error) => {

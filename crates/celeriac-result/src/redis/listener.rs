@@ -176,7 +176,8 @@ impl Listener {
     }
 }
 
-async fn within<T>(
+/// Bounds how long `what` may take.
+pub(super) async fn within<T>(
     limit: Duration,
     what: &'static str,
     answer: impl Future<Output = RedisResult<T>>,
