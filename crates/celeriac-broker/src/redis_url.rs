@@ -563,7 +563,11 @@ mod tests {
         ] {
             let read = parse(url);
             let client = read.client().unwrap();
-            assert_eq!(client.get_connection_info().redis_settings().db(), read.database, "{url}");
+            let info = client.get_connection_info();
+            assert_eq!(info.redis_settings().db(), read.database, "{url}");
+            assert!(info.tcp_settings().keepalive().is_some(), "{url}");
+            #[cfg(target_os = "linux")]
+            assert_eq!(info.tcp_settings().user_timeout(), Some(UNHEARD_OF), "{url}");
         }
     }
 }
