@@ -27,14 +27,20 @@ pub const DEFAULT_HOST: &str = "localhost";
 /// (`redis_socket_timeout`).
 pub const DEFAULT_SOCKET_TIMEOUT: f64 = 120.0;
 
-/// How long the other side of a TCP connection may be unheard of before the connection counts as lost.
+/// How long what was sent over TCP may be unconfirmed before the connection counts as lost.
 const UNHEARD_OF: Duration = Duration::from_secs(30);
 
-/// How long nothing passes before the other side is asked whether it is there (`redis_socket_keepalive`).
+/// How long nothing passes before the other side is asked whether it is there (`redis_socket_keepalive`). With the
+/// repetitions this takes as long as [`UNHEARD_OF`].
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// How often it is asked again.
+/// How often it is asked again. Where this cannot be set, the system decides.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How many times it is asked.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
+const KEEPALIVE_RETRIES: u32 = 3;
 
 const TLS_OPTIONS: [&str; 5] =
     ["ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"];
@@ -297,9 +303,7 @@ impl RedisUrl {
 fn tcp_settings() -> TcpSettings {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
-    let keepalive = keepalive
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(((UNHEARD_OF - KEEPALIVE).as_secs() / KEEPALIVE_INTERVAL.as_secs()) as u32);
+    let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
     let settings = TcpSettings::default().set_keepalive(keepalive);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let settings = settings.set_user_timeout(UNHEARD_OF);
@@ -563,7 +567,11 @@ mod tests {
         ] {
             let read = parse(url);
             let client = read.client().unwrap();
-            assert_eq!(client.get_connection_info().redis_settings().db(), read.database, "{url}");
+            let info = client.get_connection_info();
+            assert_eq!(info.redis_settings().db(), read.database, "{url}");
+            assert!(info.tcp_settings().keepalive().is_some(), "{url}");
+            #[cfg(target_os = "linux")]
+            assert_eq!(info.tcp_settings().user_timeout(), Some(UNHEARD_OF), "{url}");
         }
     }
 }

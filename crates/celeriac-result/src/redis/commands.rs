@@ -20,7 +20,7 @@ use super::listener::within;
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long an operation that finds a silence may be unanswered before it asks.
-const MOMENT: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_millis(500);
 
 /// How long nothing may have passed on a connection, as the server sees it, for it to be in use: a large document takes
 /// its time.
