@@ -159,6 +159,9 @@ export class DeadLetters {
     options: ReplayOptions = {},
   ): Promise<number> {
     const { queue } = checked(options, ['queue'])
+    // An undefined variable must not come to mean their old queues.
+    if ('queue' in options && queue === undefined)
+      throw invalid('queue is undefined: leave it out to mean their own')
     if (queue !== undefined && (typeof queue !== 'string' || queue === ''))
       throw invalid(`queue must be the name of a queue, not ${inspect(queue)}`)
     const ids = isFilter(which) ? await this.#chosen(which, queue === undefined) : checkedIds(which)

@@ -235,7 +235,7 @@ describe('replay and drop', () => {
     await expect(deadLetters.drop({ queue: undefined })).rejects.toEqual(
       refusal('leave it out to mean any queue'),
     )
-    for (const options of [{ queue: '' }, { queue: null }, { to: 'q' }]) {
+    for (const options of [{ queue: '' }, { queue: null }, { queue: undefined }, { to: 'q' }]) {
       await expect(deadLetters.replay({}, options as object), JSON.stringify(options)).rejects.toEqual(
         refusal(''),
       )

@@ -71,14 +71,18 @@ export class TaskRunner {
    * failure; the message goes to the dead list. Never rejects.
    */
   lose(delivery: Delivery, error: unknown): Promise<void> {
-    return this.#handOver(delivery, (task, running) =>
-      this.#failed(this.#context(delivery, task, running), running, error, outcomes.poison),
+    return this.#handOver(
+      delivery,
+      (task, running) =>
+        this.#failed(this.#context(delivery, task, running), running, error, outcomes.poison),
+      { outcome: outcomes.poison, error },
     )
   }
 
   async #handOver(
     delivery: Delivery,
     work: (task: AnyTask, running: RunningTask) => Promise<void>,
+    lost?: { readonly outcome: Settlement['outcome']; readonly error: unknown },
   ): Promise<void> {
     const [tag, name, id] = delivery
     const { app, log } = this.#options
@@ -87,7 +91,7 @@ export class TaskRunner {
     this.#running.set(tag, running)
     try {
       if (task === undefined) throw new NotRegistered(name)
-      if (this.#read(delivery, running)) await work(task, running)
+      if (this.#read(delivery, running, lost)) await work(task, running)
     } catch (error) {
       log.internalError(id, name, error)
       this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
@@ -167,13 +171,17 @@ export class TaskRunner {
   }
 
   /** Makes values of what is tagged as such; where that cannot be done the task has failed. */
-  #read(delivery: Delivery, running: RunningTask): boolean {
+  #read(
+    delivery: Delivery,
+    running: RunningTask,
+    lost?: { readonly outcome: Settlement['outcome']; readonly error: unknown },
+  ): boolean {
     try {
       if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
       return true
     } catch (error) {
       this.#options.log.unreadable(running.id, running.name, error)
-      this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
+      this.#settle(running, { outcome: lost?.outcome ?? outcomes.reject, ...failureOf(lost?.error ?? error) })
       return false
     }
   }

@@ -11,7 +11,7 @@ import { asyncPool } from './pool/async.ts'
 import { poolNamed } from './pool/pools.ts'
 import { Deferred } from './deferred.ts'
 import { TaskRunner } from './run-task.ts'
-import { Settler } from './settle.ts'
+import { outcomes, Settler } from './settle.ts'
 import { TaskLog } from './task-log.ts'
 
 /** How a worker works; what is left out comes from the app's settings. */
@@ -70,6 +70,8 @@ export class Worker {
   readonly #settler: Settler
   readonly #pool: Pool
   #native: NativeWorker | undefined
+  /** `maxDeliveries` as the core was told. */
+  #maxDeliveries: number | null = null
   #heartbeat: NodeJS.Timeout | undefined
   #consuming: Promise<void> | undefined
   #stopping: Promise<void> | undefined
@@ -123,7 +125,9 @@ export class Worker {
       throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', `worker ${this.hostname} was started already`)
     }
     logNativeRecords(logLevel())
-    const worker = this.#open(this.app, this.#nativeOptions())
+    const options = this.#nativeOptions()
+    this.#maxDeliveries = options.maxDeliveries ?? null
+    const worker = this.#open(this.app, options)
     this.#native = worker
     this.#startError = undefined
     this.#leaveApp = this.app.onClose(() => this.#stopWithApp())
@@ -226,13 +230,13 @@ export class Worker {
 
   /** Counts how often the body of a task has begun that comes back from a worker that was lost. */
   async #beginAgain(worker: NativeWorker, delivery: Delivery): Promise<void> {
-    const { maxDeliveries } = this.app.conf
+    const maxDeliveries = this.#maxDeliveries
     let count: number
     try {
       count = await callAsync('worker.beginAgain', () => worker.beginAgain(delivery[0]))
     } catch (error) {
-      // It was not begun, so it goes back when the worker ends, or after its lease.
       log.exception(`task ${delivery[2]} could not be begun`, error)
+      this.#settler.settle({ tag: delivery[0], outcome: outcomes.handBack, state: null })
       return
     }
     if (count === 0) return

@@ -221,6 +221,17 @@ describe('show', () => {
 })
 
 describe('replay', () => {
+  test('one that cannot be sent holds up no other', async () => {
+    const [first] = list.addMany(1) as [string]
+    const lost = list.add({ queue: '' })
+    const [last] = list.addMany(1) as [string]
+    expect(await dead('replay', first, lost, 'gone', last)).toBe(1)
+    expect(lines()).toEqual(['Replayed 2 messages.'])
+    expect(errors).toContain('ERR_CELERIAC_INVALID_ARGUMENT')
+    expect(errors).toContain('ERR_CELERIAC_DEAD_LETTER_NOT_FOUND')
+    expect(list.letters.map(({ id }) => id)).toEqual([lost])
+  })
+
   test('ids go back to where they were taken from, or to --to', async () => {
     const [first, second] = list.addMany(3) as [string, string]
     expect(await dead('replay', first)).toBe(0)

@@ -46,11 +46,17 @@ impl Forwarder {
         runtime.spawn(async move {
             loop {
                 tokio::time::sleep(PATIENCE / 2).await;
-                if !self.write_overdue() {
+                // Whoever reads standard error may be slow, and the threads here have leases to renew.
+                let is_waited_for = tokio::task::spawn_blocking(|| self.write_overdue()).await;
+                if !is_waited_for.unwrap_or(false) {
                     break;
                 }
             }
             self.watched.store(false, Ordering::Release);
+            // One may have come in between, and seen that it is watched.
+            if !self.records.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                self.watch();
+            }
         });
     }
 

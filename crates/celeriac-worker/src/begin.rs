@@ -4,10 +4,11 @@
 //! prefetched must not be blamed for it, so what counts is that a body has begun. That is written down before it begins, for
 //! messages that were handed out before and for no others: those are rare, and the rest pays nothing. They begin one after
 //! the other, because one that ends the process at once must not leave the count of others that have not begun. And one
-//! that has its last chance lets no other of its kind begin until it has ended: whose worker is lost then is to blame.
+//! that has its last chance lets no other of its kind begin until it has ended, or has run for a minute: whose worker is lost
+//! then is to blame.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use celeriac_broker::DeliveryTag;
 
@@ -17,6 +18,9 @@ use crate::logger;
 use crate::lost;
 use crate::settle;
 use crate::state::{Shared, Stage};
+
+/// How long one that has its last chance keeps the others waiting: what ends its worker does so sooner.
+pub(crate) const ALONE: Duration = Duration::from_secs(60);
 
 /// Called on JavaScript's thread right before the body of a delivery: false when it must not begin here, because it went back
 /// meanwhile, or may have.
@@ -35,9 +39,7 @@ pub(crate) fn begin(shared: &Shared, tag: DeliveryTag) -> bool {
     held.stage = Stage::Ready;
     state.running -= 1;
     state.ready.push_front(tag);
-    if state.beginning == Some(tag) {
-        state.beginning = None;
-    }
+    state.end_beginning(tag);
     false
 }
 
@@ -78,8 +80,8 @@ pub(crate) fn begin_counted(shared: &Shared, tag: DeliveryTag, count: u32) -> bo
     let begins = begin(shared, tag);
     let last_chance = begins && shared.options.max_deliveries == Some(count);
     let mut state = shared.state();
-    if state.beginning == Some(tag) && !last_chance {
-        state.beginning = None;
+    if !last_chance {
+        state.end_beginning(tag);
     }
     drop(state);
     shared.deliverable.notify_one();

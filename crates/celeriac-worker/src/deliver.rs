@@ -177,11 +177,12 @@ fn plan(shared: &Shared) -> Plan {
     let (mut position, mut considered) = (0, 0);
     while considered < free {
         let Some(tag) = state.ready.get(position).copied() else { break };
+        let one_is_beginning = state.is_one_beginning();
         let Some(held) = state.held.get_mut(&tag) else {
             state.ready.remove(position);
             continue;
         };
-        if held.counted && state.beginning.is_some() {
+        if held.counted && one_is_beginning {
             position += 1;
             continue;
         }
@@ -345,11 +346,11 @@ pub(crate) fn collect(shared: &Shared) -> String {
             break;
         }
         let Some(tag) = state.ready.pop_front() else { break };
+        let one_is_beginning = state.is_one_beginning();
         let Some(held) = state.held.get_mut(&tag) else { continue };
         // What came since `wait` looked, and needs nothing done before it, may go along.
         let plain = held.settings.acks_late && !held.settings.track_started;
-        let waits =
-            held.preparation != Preparation::Done && !plain || held.counted && state.beginning.is_some();
+        let waits = held.preparation != Preparation::Done && !plain || held.counted && one_is_beginning;
         if waits || intake::refusal(held, &state.revoked, now).is_some() {
             skipped.push(tag);
             continue;
@@ -359,7 +360,7 @@ pub(crate) fn collect(shared: &Shared) -> String {
             out.push(',');
         }
         if held.counted {
-            state.beginning = Some(tag);
+            state.beginning = Some((tag, Instant::now()));
             let _ = write!(out, "[\"redelivered\",{}]", held.rendered);
         } else {
             out.push_str(&held.rendered);

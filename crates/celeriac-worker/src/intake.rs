@@ -22,7 +22,15 @@ use crate::state::{Held, Preparation, Shared, Stage};
 
 /// Sorts one delivery into its place. The caller tells JavaScript.
 pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
-    shared.state().counts.received += 1;
+    {
+        let mut state = shared.state();
+        state.counts.received += 1;
+        state.last_taken = Some(delivery.tag);
+        if state.lost_untaken.remove(&delivery.tag) {
+            state.counts.lost += 1;
+            return;
+        }
+    }
     let request = delivery.message.and_then(|message| {
         TaskRequest::decode(&message, &shared.options.accept_content).map(|task| (task, message))
     });

@@ -42,7 +42,13 @@ pub(crate) fn forget(shared: &Shared, lost: &[DeliveryTag]) {
 fn take(state: &mut State, lost: &[DeliveryTag]) -> (u64, u64) {
     let (mut unbegun, mut running) = (0, 0);
     for tag in lost {
-        let Some(held) = state.held.get(tag) else { continue };
+        let Some(held) = state.held.get(tag) else {
+            // On its way here, or settled already.
+            if state.last_taken.is_none_or(|last| *tag > last) {
+                state.lost_untaken.insert(*tag);
+            }
+            continue;
+        };
         if held.stage == Stage::Running {
             running += 1;
             continue;

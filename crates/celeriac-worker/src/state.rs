@@ -1,6 +1,6 @@
 //! What a worker holds at a moment, in one place behind one lock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use celeriac_protocol::task::TaskRequest;
 use celeriac_result::ResultStore;
 use tokio::sync::{Notify, OnceCell};
 
+use crate::begin;
 use crate::options::{TaskSettings, WorkerOptions};
 use crate::revoked::Revoked;
 use crate::schedule::Schedule;
@@ -96,8 +97,12 @@ pub(crate) struct State {
     /// How many of those wait to be put back.
     pub(crate) parked: usize,
     pub(crate) counts: Counts,
-    /// The counted message that keeps others of its kind from beginning: see [`begin`](crate::begin).
-    pub(crate) beginning: Option<DeliveryTag>,
+    /// The counted message that keeps others of its kind from beginning, and since when: see [`begin`](crate::begin).
+    pub(crate) beginning: Option<(DeliveryTag, Instant)>,
+    /// The last delivery that was sorted into its place; tags grow.
+    pub(crate) last_taken: Option<DeliveryTag>,
+    /// Deliveries after that one which are known to be lost already.
+    pub(crate) lost_untaken: HashSet<DeliveryTag>,
     /// When JavaScript last gave a sign of life.
     pub(crate) last_contact: Option<Instant>,
 }
@@ -136,7 +141,19 @@ impl State {
 
     /// Whether a message must wait until another one has begun, or ended.
     pub(crate) fn is_held_up(&self, held: &Held) -> bool {
-        held.counted && self.beginning.is_some()
+        held.counted && self.is_one_beginning()
+    }
+
+    /// Whether a counted message keeps others of its kind from beginning.
+    pub(crate) fn is_one_beginning(&self) -> bool {
+        self.beginning.is_some_and(|(_, since)| since.elapsed() < begin::ALONE)
+    }
+
+    /// A counted message keeps others from beginning no more.
+    pub(crate) fn end_beginning(&mut self, tag: DeliveryTag) {
+        if self.beginning.is_some_and(|(beginning, _)| beginning == tag) {
+            self.beginning = None;
+        }
     }
 
     /// Takes a message out of whatever it waits in.
@@ -146,9 +163,7 @@ impl State {
         if matches!(held.stage, Stage::Given | Stage::Running) {
             self.running -= 1;
         }
-        if self.beginning == Some(tag) {
-            self.beginning = None;
-        }
+        self.end_beginning(tag);
         Some(held)
     }
 }

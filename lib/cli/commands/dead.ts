@@ -160,6 +160,12 @@ function isIds(which: Which): which is readonly string[] {
   return Array.isArray(which)
 }
 
+/** What is wrong with one letter, and no reason to leave out the others. */
+const ONE_LETTERS: ReadonlySet<string> = new Set([
+  'ERR_CELERIAC_DEAD_LETTER_NOT_FOUND',
+  'ERR_CELERIAC_INVALID_ARGUMENT',
+])
+
 /** Does it to each id on its own, so that one that is not there is named and holds up no other; or to all that match. */
 async function act(
   context: CliContext,
@@ -173,7 +179,7 @@ async function act(
     try {
       count += await work(one)
     } catch (error) {
-      if (!(error instanceof CeleriacError) || error.code !== 'ERR_CELERIAC_DEAD_LETTER_NOT_FOUND')
+      if (!isIds(which) || one === '' || !(error instanceof CeleriacError) || !ONE_LETTERS.has(error.code))
         throw error
       process.stderr.write(`Error: ${printable(error.message)} (${error.code})\n`)
       code = exitCodes.failure
