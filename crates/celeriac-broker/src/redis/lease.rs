@@ -55,6 +55,11 @@ pub(super) fn stand(core: &Core) -> bool {
     lock(&core.leases.state).renewed.age() < core.lease
 }
 
+/// Whether the last renewal came no later than it should.
+pub(super) fn is_renewed(core: &Core) -> bool {
+    lock(&core.leases.state).renewed.age() < core.lease / 2
+}
+
 /// What others have taken, once there is something to say.
 pub(super) async fn lost(core: &Core) -> Vec<DeliveryTag> {
     loop {
