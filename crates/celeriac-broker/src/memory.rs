@@ -222,7 +222,7 @@ impl State {
             return Ok(Settled::Lost);
         };
         if let Some(task_id) = claims.begun.remove(&settlement.tag.0)
-            && settlement.outcome != Outcome::Abandon
+            && !settlement.outcome.keeps_count()
         {
             self.begun.remove(&task_id);
         }
@@ -515,11 +515,6 @@ impl Consumer for MemoryConsumer {
 
     async fn close(&self) -> Result<()> {
         let mut state = self.broker.lock();
-        // Handed back in good order is settled; a consumer that is dropped has died.
-        let begun = state.consumers.get_mut(&self.id).map(|claims| std::mem::take(&mut claims.begun));
-        for task_id in begun.into_iter().flat_map(HashMap::into_values) {
-            state.begun.remove(&task_id);
-        }
         state.end_consumer(self.id);
         drop(state);
         self.broker.changed.notify_waiters();
