@@ -498,6 +498,16 @@ impl Consumer for MemoryConsumer {
         Ok(counts.collect())
     }
 
+    /// There is nothing that could run out: claims last as long as their consumer.
+    fn leases_stand(&self) -> bool {
+        true
+    }
+
+    /// Nobody else can take over what is held.
+    async fn lost(&self) -> Vec<DeliveryTag> {
+        std::future::pending().await
+    }
+
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
         if let Some(claims) = self.broker.lock().consumers.get_mut(&self.id) {
             claims.queues = queues.iter().map(|queue| queue.name.as_str().into()).collect();

@@ -290,15 +290,11 @@ pub trait Consumer: Send + Sync {
 
     /// Whether what is held is certainly still ours: the leases were renewed less than a lease ago. False after this process
     /// was stopped, or cut off from the broker, for longer; [`lost`](Consumer::lost) tells when it is known again.
-    fn leases_stand(&self) -> bool {
-        true
-    }
+    fn leases_stand(&self) -> bool;
 
     /// Resolves when leases that had run out were looked at again, with the deliveries that somebody else has taken over:
     /// they are forgotten here, and settling them gives [`Settled::Lost`].
-    async fn lost(&self) -> Vec<DeliveryTag> {
-        std::future::pending().await
-    }
+    async fn lost(&self) -> Vec<DeliveryTag>;
 
     /// Replaces the queues that are taken from.
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()>;
