@@ -193,6 +193,30 @@ async fn an_outage_longer_than_a_lease_takes_nothing_from_those_who_live() {
 }
 
 #[tokio::test]
+async fn leases_that_run_out_while_their_renewal_is_under_way_are_told_of_when_it_is_answered() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let lease = Duration::from_secs(3);
+    let consumer = consume_with_lease(&transport, &["q"], lease).await;
+    publish(&transport, &[to("q", "held")]).await;
+    let held = take_one(&consumer).await;
+    // The first renewal, a third of a lease from now, is answered after the lease, and within one of its own.
+    let mut connection = server.connection().await;
+    let pause = lease + lease / 6;
+    let _: () = redis::cmd("CLIENT")
+        .arg("PAUSE")
+        .arg(pause.as_millis() as u64)
+        .arg("ALL")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    until(|| async { (!consumer.leases_stand()).then_some(()) }).await;
+    assert_eq!(within(consumer.lost()).await, []);
+    assert!(consumer.leases_stand());
+    settle(&consumer, &held, Outcome::Ack).await;
+}
+
+#[tokio::test]
 async fn publishing_and_receiving_go_on_after_a_restart_of_the_server() {
     let options = RedisServerOptions { append_only: true, ..RedisServerOptions::default() };
     let mut server = RedisServer::start_with(options).await;
