@@ -222,7 +222,7 @@ impl State {
             return Ok(Settled::Lost);
         };
         if let Some(task_id) = claims.begun.remove(&settlement.tag.0)
-            && settlement.outcome != Outcome::Abandon
+            && !settlement.outcome.keeps_count()
         {
             self.begun.remove(&task_id);
         }
@@ -498,6 +498,16 @@ impl Consumer for MemoryConsumer {
         Ok(counts.collect())
     }
 
+    /// There is nothing that could run out: claims last as long as their consumer.
+    fn leases_stand(&self) -> bool {
+        true
+    }
+
+    /// Nobody else can take over what is held.
+    async fn lost(&self) -> Vec<DeliveryTag> {
+        std::future::pending().await
+    }
+
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()> {
         if let Some(claims) = self.broker.lock().consumers.get_mut(&self.id) {
             claims.queues = queues.iter().map(|queue| queue.name.as_str().into()).collect();
@@ -515,11 +525,6 @@ impl Consumer for MemoryConsumer {
 
     async fn close(&self) -> Result<()> {
         let mut state = self.broker.lock();
-        // Handed back in good order is settled; a consumer that is dropped has died.
-        let begun = state.consumers.get_mut(&self.id).map(|claims| std::mem::take(&mut claims.begun));
-        for task_id in begun.into_iter().flat_map(HashMap::into_values) {
-            state.begun.remove(&task_id);
-        }
         state.end_consumer(self.id);
         drop(state);
         self.broker.changed.notify_waiters();

@@ -92,7 +92,8 @@ pub struct Delivery {
 pub enum Outcome {
     /// The broker forgets it.
     Ack,
-    /// Back to the end of its queue that is consumed next. `redelivered` marks it as handed out before.
+    /// Back to the end of its queue that is consumed next. `redelivered` marks it as handed out before. Without it the message
+    /// is handed back unbegun, as if it had never been taken, so what [`Consumer::begin`] counted stands.
     Requeue {
         /// Whether the message says that it was handed out before.
         redelivered: bool,
@@ -107,6 +108,13 @@ pub enum Outcome {
         /// What exactly is wrong.
         detail: String,
     },
+}
+
+impl Outcome {
+    /// Whether what [`Consumer::begin`] counted outlives this: nobody knows yet that the task can be finished.
+    pub(crate) fn keeps_count(&self) -> bool {
+        matches!(self, Self::Abandon | Self::Requeue { redelivered: false })
+    }
 }
 
 /// A result that the broker itself stores in the same step as it settles, because the result store is on the same
@@ -273,22 +281,20 @@ pub trait Consumer: Send + Sync {
     /// begun, this time included; `None` when the delivery is no longer ours.
     ///
     /// Only for messages that were handed out before: that they come back means that somebody held them and did not settle
-    /// them, so the first count is 2. The count is forgotten when the delivery is settled, unless by [`Outcome::Abandon`],
-    /// and a week after the last one. Two deliveries of one task share it; one delivery is counted once, however often it is
-    /// asked for.
+    /// them, so the first count is 2. It is forgotten when a counted delivery is settled by [`Outcome::Ack`], [`Outcome::Dead`]
+    /// or `Requeue { redelivered: true }`, and a week after the last one. It stands when the delivery is handed back unbegun
+    /// (`Requeue { redelivered: false }`), given up ([`Outcome::Abandon`]), or still held when its consumer closes or dies: a
+    /// body that ends each worker it comes to must not begin anew with each that was stopped in good order. Two deliveries of
+    /// one task share the count; one delivery is counted once, however often it is asked for.
     async fn begin(&self, batch: &[(DeliveryTag, &str)]) -> Result<Vec<Option<u32>>>;
 
     /// Whether what is held is certainly still ours: the leases were renewed less than a lease ago. False after this process
     /// was stopped, or cut off from the broker, for longer; [`lost`](Consumer::lost) tells when it is known again.
-    fn leases_stand(&self) -> bool {
-        true
-    }
+    fn leases_stand(&self) -> bool;
 
     /// Resolves when leases that had run out were looked at again, with the deliveries that somebody else has taken over:
     /// they are forgotten here, and settling them gives [`Settled::Lost`].
-    async fn lost(&self) -> Vec<DeliveryTag> {
-        std::future::pending().await
-    }
+    async fn lost(&self) -> Vec<DeliveryTag>;
 
     /// Replaces the queues that are taken from.
     async fn set_queues(&self, queues: Vec<Queue>) -> Result<()>;
@@ -302,7 +308,8 @@ pub trait Consumer: Send + Sync {
     /// Claims nothing more. What is held stays held and may be settled.
     async fn stop(&self);
 
-    /// [`stop`](Consumer::stop), then hands back at once everything that is still held.
+    /// [`stop`](Consumer::stop), then hands back at once everything that is still held. What [`begin`](Consumer::begin)
+    /// counted of it stands.
     async fn close(&self) -> Result<()>;
 }
 

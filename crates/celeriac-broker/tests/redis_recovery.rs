@@ -162,6 +162,61 @@ async fn what_was_moved_for_us_while_we_were_away_comes_with_the_next_message() 
 }
 
 #[tokio::test]
+async fn an_outage_longer_than_a_lease_takes_nothing_from_those_who_live() {
+    let options = RedisServerOptions { append_only: true, ..RedisServerOptions::default() };
+    let mut server = RedisServer::start_with(options).await;
+    let transport = open(&server.url());
+    // Longer than the time between two signs of life: everybody sees that the server is away.
+    let holder = consume_with_lease(&transport, &["q"], Duration::from_secs(2)).await;
+    publish(&transport, &[to("q", "held")]).await;
+    let held = take_one(&holder).await;
+    // So many that one of them finds the server before its holder does.
+    let mut watching = Vec::new();
+    for _ in 0..20 {
+        watching.push(consume(&open(&server.url()), &["elsewhere"]).await);
+    }
+    for round in 0..3 {
+        server.kill();
+        until(|| async { (!holder.leases_stand()).then_some(()) }).await;
+        server.start_again().await;
+        assert_eq!(within(holder.lost()).await, [], "in round {round}");
+        assert!(holder.leases_stand());
+    }
+    settle(&holder, &held, Outcome::Ack).await;
+
+    // But whoever is really gone is noticed again.
+    publish(&transport, &[to("q", "left")]).await;
+    let left = take_patiently(&holder).await;
+    drop(holder);
+    until(|| async { (transport.queue_length("q").await.unwrap() == 1).then_some(()) }).await;
+    assert_eq!(body(&left), "left");
+}
+
+#[tokio::test]
+async fn leases_that_run_out_while_their_renewal_is_under_way_are_told_of_when_it_is_answered() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let lease = Duration::from_secs(3);
+    let consumer = consume_with_lease(&transport, &["q"], lease).await;
+    publish(&transport, &[to("q", "held")]).await;
+    let held = take_one(&consumer).await;
+    // The first renewal, a third of a lease from now, is answered after the lease, and within one of its own.
+    let mut connection = server.connection().await;
+    let pause = lease + lease / 6;
+    let _: () = redis::cmd("CLIENT")
+        .arg("PAUSE")
+        .arg(pause.as_millis() as u64)
+        .arg("ALL")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    until(|| async { (!consumer.leases_stand()).then_some(()) }).await;
+    assert_eq!(within(consumer.lost()).await, []);
+    assert!(consumer.leases_stand());
+    settle(&consumer, &held, Outcome::Ack).await;
+}
+
+#[tokio::test]
 async fn publishing_and_receiving_go_on_after_a_restart_of_the_server() {
     let options = RedisServerOptions { append_only: true, ..RedisServerOptions::default() };
     let mut server = RedisServer::start_with(options).await;

@@ -57,6 +57,7 @@ macro_rules! transport_contract {
                 begins_are_counted_over_leases_that_run_out
                 begins_are_counted_over_deliveries_that_were_given_up
                 a_count_is_forgotten_when_its_delivery_is_settled
+                a_count_stands_when_its_delivery_is_handed_back
                 deliveries_of_one_task_share_their_count
                 what_was_lost_does_not_begin
                 a_replayed_message_has_no_count

@@ -55,6 +55,11 @@ pub(super) fn stand(core: &Core) -> bool {
     lock(&core.leases.state).renewed.age() < core.lease
 }
 
+/// Whether the last renewal came no later than it should.
+pub(super) fn is_renewed(core: &Core) -> bool {
+    lock(&core.leases.state).renewed.age() < core.lease / 2
+}
+
 /// What others have taken, once there is something to say.
 pub(super) async fn lost(core: &Core) -> Vec<DeliveryTag> {
     loop {
@@ -132,10 +137,15 @@ async fn renew(core: &Arc<Core>, third: Duration) {
         }
     }
     let mut state = lock(&core.leases.state);
+    // They may have run out while the renewal was under way.
+    let ran_out_meanwhile = !ran_out && state.renewed.age() >= core.lease;
+    if ran_out_meanwhile {
+        state.doubtful = core.calls_so_far();
+    }
     state.renewed = sent;
-    state.looked |= ran_out;
+    state.looked |= ran_out || ran_out_meanwhile;
     drop(state);
-    if ran_out {
+    if ran_out || ran_out_meanwhile {
         core.leases.told.notify_waiters();
     }
 }

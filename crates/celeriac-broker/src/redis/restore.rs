@@ -17,10 +17,12 @@ use redis::{Cmd, Value};
 
 use super::consumer::bulks;
 use super::core::Core;
+use super::lease;
 use super::record;
 use super::scripts::{ABANDONED, BEAT, EXPIRED, RESTORE};
 use crate::dead::DeadLetter;
 use crate::fault_point;
+use crate::moment::Moment;
 
 /// How often somebody looks for leases that ran out.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -30,6 +32,10 @@ const DEAD_AFTER: Duration = Duration::from_secs(3);
 
 /// After how long a consumer is forgotten: longer than the server can hold a BLMOVE for it.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// How long the others have after an outage to renew what they hold. All leases may have run out during it, and each consumer
+/// tries at least once a second.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The most claims and bytes of one round, and how many entries of an index it may look at: the server does nothing else
 /// meanwhile.
@@ -52,12 +58,46 @@ enum Whose {
     Kombu,
 }
 
+/// Whether a lease that ran out says that its holder is gone. It does not after an outage: who could not reach the server
+/// could not renew, and still runs what it holds.
+#[derive(Clone, Copy)]
+enum Outage {
+    None,
+    Lasts,
+    /// Since this moment the server answers.
+    Ended(Moment),
+}
+
+impl Outage {
+    /// After a sign of life that was sent then.
+    fn after(self, core: &Core, sent: Moment, answered: bool) -> Self {
+        if !answered {
+            return Self::Lasts;
+        }
+        // A network that stood still hands everything over in the end.
+        if !lease::stand(core) || sent.age() >= GRACE {
+            return Self::Ended(Moment::now());
+        }
+        match self {
+            Self::None => Self::None,
+            Self::Lasts => Self::Ended(Moment::now()),
+            Self::Ended(since) if since.age() >= GRACE && lease::is_renewed(core) => Self::None,
+            ended @ Self::Ended(_) => ended,
+        }
+    }
+}
+
 /// A sign of life each second; whoever's turn it is restores.
 pub(super) async fn keep(core: Arc<Core>) {
+    let mut outage = Outage::None;
     loop {
+        let asks = matches!(outage, Outage::None) && lease::stand(&core);
+        let sent = Moment::now();
+        let turns = beat(&core, asks, true).await;
+        outage = outage.after(&core, sent, turns.is_ok());
         // A server that is away is the receiver's to report.
-        if let Ok((ours, kombu)) = beat(&core, true).await {
-            if ours {
+        if let Ok((ours, kombu)) = turns {
+            if ours && matches!(outage, Outage::None) {
                 let _ = empty_abandoned_lists(&core).await;
                 let _ = restore(&core, Whose::Ours).await;
             }
@@ -73,11 +113,11 @@ pub(super) async fn keep(core: Arc<Core>) {
 
 /// Gives a sign of life, and no more: whoever takes a turn has to use it.
 pub(super) async fn announce(core: &Core) -> Result<()> {
-    beat(core, false).await.map(drop)
+    beat(core, false, false).await.map(drop)
 }
 
-/// Gives a sign of life; says whether it is our turn to restore our kind's and kombu's claims, where we ask for one.
-async fn beat(core: &Core, asks: bool) -> Result<(bool, bool)> {
+/// Gives a sign of life; says whether it is our turn to restore our kind's and kombu's claims, where we ask for it.
+async fn beat(core: &Core, asks_ours: bool, asks_kombu: bool) -> Result<(bool, bool)> {
     let keys = &core.settings.keys;
     let mut call = BEAT.call(&[
         keys.workers(),
@@ -85,8 +125,10 @@ async fn beat(core: &Core, asks: bool) -> Result<(bool, bool)> {
         keys.own("restore_turn"),
         keys.own("restore_turn_kombu"),
     ]);
-    let interval = |interval: Duration| if asks { (interval.as_millis() as u64).max(1) } else { 0 };
-    call.arg(&core.name).arg(interval(INTERVAL * 9 / 10)).arg(interval(core.settings.restore_interval));
+    let interval = |asks, interval: Duration| if asks { (interval.as_millis() as u64).max(1) } else { 0 };
+    call.arg(&core.name)
+        .arg(interval(asks_ours, INTERVAL * 9 / 10))
+        .arg(interval(asks_kombu, core.settings.restore_interval));
     for list in core.sources().plan.names() {
         call.arg(&**list);
     }

@@ -179,7 +179,7 @@ fn add(core: &Core, call: &mut Cmd, held: &Held, settlement: &Settlement) -> Res
         Outcome::Requeue { .. } | Outcome::Abandon => {
             let redelivered = !matches!(settlement.outcome, Outcome::Requeue { redelivered: false });
             let marked = redelivered.then(|| envelope::mark_redelivered(&held.raw)).flatten();
-            let keeps = matches!(settlement.outcome, Outcome::Abandon);
+            let keeps = settlement.outcome.keeps_count();
             call.arg(if keeps { "k" } else { "r" })
                 .arg(&*held.list)
                 .arg(marked.as_deref().unwrap_or(&held.raw))

@@ -258,7 +258,7 @@ fn settle_one(session: &mut Session, due: &Due) -> rusqlite::Result<Outcomes> {
     }
     session.release(held)?;
     if let Some(task_id) = &due.begun
-        && due.outcome != Outcome::Abandon
+        && !due.outcome.keeps_count()
     {
         session.forget_begins(task_id)?;
     }
@@ -294,13 +294,7 @@ impl SqliteConsumer {
             .write_then(
                 move |session| {
                     put_back_unseen(session, &working)?;
-                    let (holder, begun): (i64, Vec<String>) = {
-                        let inner = working.lock();
-                        (inner.holder, inner.begun.values().map(|(task_id, _)| task_id.clone()).collect())
-                    };
-                    for task_id in begun {
-                        session.forget_begins(&task_id)?;
-                    }
+                    let holder = working.lock().holder;
                     session.end_holder(holder)
                 },
                 move |()| after.end(),

@@ -58,32 +58,48 @@ pub async fn begins_are_counted_over_deliveries_that_were_given_up(subject: &Sub
     transport.close().await;
 }
 
-/// However it is settled; and by closing, which hands it back in good order.
+/// What ends the task, or begins it anew on purpose, forgets the count.
 pub async fn a_count_is_forgotten_when_its_delivery_is_settled(subject: &Subject) {
     let transport = subject.open();
     let queue = new_queue(&transport).await;
     let task_id = fresh("task");
     let dead = Outcome::Dead { reason: "rejected", detail: String::new() };
-    let outcomes =
-        [Outcome::Ack, Outcome::Requeue { redelivered: true }, Outcome::Requeue { redelivered: false }, dead];
-    for outcome in outcomes {
+    for outcome in [Outcome::Ack, Outcome::Requeue { redelivered: true }, dead] {
         publish(&transport, &[task(&queue, "task", &task_id)]).await;
         let consumer = consume(&transport, &[&queue]).await;
         let delivery = take_one(&consumer).await;
         assert_eq!(begin(&consumer, &delivery, &task_id).await, Some(2), "before {outcome:?}");
         settle(&consumer, &delivery, outcome.clone()).await;
-        close(&consumer).await;
         if matches!(outcome, Outcome::Requeue { .. }) {
-            let consumer = consume(&transport, &[&queue]).await;
             let again = take_one(&consumer).await;
             assert_eq!(begin(&consumer, &again, &task_id).await, Some(2), "after {outcome:?}");
-            close(&consumer).await;
-            let consumer = consume(&transport, &[&queue]).await;
-            let again = take_one(&consumer).await;
-            assert_eq!(begin(&consumer, &again, &task_id).await, Some(2), "after closing");
             settle(&consumer, &again, Outcome::Ack).await;
-            close(&consumer).await;
         }
+        close(&consumer).await;
+    }
+    transport.close().await;
+}
+
+/// Nothing was settled: neither by handing back, nor by closing, whether its body had been counted or not.
+pub async fn a_count_stands_when_its_delivery_is_handed_back(subject: &Subject) {
+    let transport = subject.open();
+    let queue = new_queue(&transport).await;
+    let task_id = fresh("task");
+    publish(&transport, &[task(&queue, "task", &task_id)]).await;
+    for count in [2, 4, 6] {
+        let consumer = consume(&transport, &[&queue]).await;
+        let delivery = take_one(&consumer).await;
+        assert_eq!(begin(&consumer, &delivery, &task_id).await, Some(count));
+        settle(&consumer, &delivery, Outcome::Requeue { redelivered: false }).await;
+        let again = take_one(&consumer).await;
+        assert_eq!(begin(&consumer, &again, &task_id).await, Some(count + 1), "after it was handed back");
+        close(&consumer).await;
+        // And one that does not ask changes nothing.
+        let consumer = consume(&transport, &[&queue]).await;
+        let unbegun = take_one(&consumer).await;
+        settle(&consumer, &unbegun, Outcome::Requeue { redelivered: false }).await;
+        take_one(&consumer).await;
+        close(&consumer).await;
     }
     transport.close().await;
 }
