@@ -42,7 +42,7 @@ class Producers {
 }
 
 /** Producers and a worker under load, and what happens to the server meanwhile; none of the tasks is lost. */
-async function survive(
+async function expectSurvival(
   times: number,
   happens: (broker: RedisBroker) => Promise<void>,
   what: string,
@@ -111,7 +111,7 @@ async function answer(port: number): Promise<number> {
 
 describe('Redis under load loses no task that delay() has confirmed, and work goes on by itself', () => {
   test('when it is killed and started again 5 times', async () => {
-    await survive(
+    await expectSurvival(
       5,
       async (broker) => {
         await broker.server.kill()
@@ -122,7 +122,7 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
   })
 
   test('when it is stopped and started again', async () => {
-    await survive(
+    await expectSurvival(
       2,
       async (broker) => {
         await broker.server.stop()
@@ -133,11 +133,15 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
   })
 
   test('when it forgets its scripts', async () => {
-    await survive(3, async ({ server }) => void (await server.command('script', 'flush')), 'SCRIPT FLUSH')
+    await expectSurvival(
+      3,
+      async ({ server }) => void (await server.command('script', 'flush')),
+      'SCRIPT FLUSH',
+    )
   })
 
   test('when it closes every connection', async () => {
-    await survive(
+    await expectSurvival(
       3,
       async ({ server }) => void (await server.command('client', 'kill', 'type', 'normal')),
       'CLIENT KILL',
@@ -145,7 +149,7 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
   })
 
   test('when it hangs for 3 s', async () => {
-    await survive(
+    await expectSurvival(
       2,
       async ({ server }) => {
         const pid = Number(/process_id:(\d+)/.exec(await server.command('info', 'server'))?.[1])
@@ -158,7 +162,7 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
   })
 
   test('when it has no memory left for a while', async () => {
-    await survive(
+    await expectSurvival(
       2,
       async ({ server }) => {
         await server.command('config', 'set', 'maxmemory', '1')
