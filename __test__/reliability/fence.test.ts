@@ -21,17 +21,18 @@ interface Scene {
 /** A worker that holds tasks, of which it runs as many as it can at once, and stands still. */
 async function zombieWith(
   kind: BrokerKind,
-  { results, tasks, atOnce, milliseconds }: ZombieOptions,
+  { results, tasks, atOnce, milliseconds, lease = LEASE, leaves }: ZombieOptions,
 ): Promise<Scene> {
   const broker = await kind.start({ results })
   const nodes = fleet(broker, {
-    node: { workerLease: LEASE, brokerTransportOptions: kind.impatience(1) },
+    node: { workerLease: lease, brokerTransportOptions: kind.impatience(1) },
     python: { broker_transport_options: kind.impatience(1) },
   })
   const ids = Array.from({ length: tasks }, () => randomUUID())
   for (const taskId of ids) {
     const link = nodes.app.signature('node.follow', { args: [taskId], options: { queue: 'follow' } })
-    await nodes.app.sendTask('node.where', [milliseconds], { queue: 'work', taskId, link })
+    const [task, args] = leaves === undefined ? ['node.where', []] : ['node.leave', [leaves]]
+    await nodes.app.sendTask(task, [milliseconds, ...args], { queue: 'work', taskId, link })
   }
   const zombie = await nodes.nodeWorker({ queues: 'work,mine', args: ['-c', String(atOnce)] })
   await nodes.ledger.until(30, 'the tasks', () => nodes.ledger.runs.length === atOnce)
@@ -46,6 +47,10 @@ interface ZombieOptions {
   atOnce: number
   /** How long each task takes. */
   milliseconds: number
+  /** Seconds. */
+  lease?: number
+  /** How the zombie's bodies end. Default: they return. */
+  leaves?: 'reject' | 'retry'
 }
 
 const LOST = /Task ([0-9a-f-]{36}) was taken over by another worker/g
@@ -99,8 +104,10 @@ for (const kind of brokers) {
     const place = results === 'same' ? 'the broker’s server' : 'another server'
     describe(`on ${kind.name}, with results on ${place}`, () => {
       test('a worker that was stopped for longer than its lease settles nothing of what another runs now', async () => {
-        const scene = await zombieWith(kind, { results, tasks: 10, atOnce: 10, milliseconds: 5000 })
-        const { nodes, zombie, ids } = scene
+        // A lease so long that the other one still runs them long after the zombie has ended them.
+        const times = { lease: 4, milliseconds: 8000 }
+        const scene = await zombieWith(kind, { results, tasks: 10, atOnce: 10, ...times })
+        const { broker, nodes, zombie, ids } = scene
         const taker = await nodes.nodeWorker({ queues: 'work,follow', args: ['-c', '20'] })
         await nodes.ledger.until(30, 'all of them taken over', () => {
           return nodes.ledger.of(taker.child.pid).begun === ids.length
@@ -108,6 +115,9 @@ for (const kind of brokers) {
         zombie.resume()
         await saysLost(zombie, ids)
         // The other one still runs them: it holds them, and they have no result.
+        expect(await broker.held()).toBe(ids.length)
+        const states = await Promise.all(ids.map((id) => nodes.app.AsyncResult(id).state()))
+        expect(states).toEqual(ids.map(() => 'PENDING'))
         const first = nodes.ledger.runs.filter((run) => run.ended !== undefined)
         expect(first.map(({ process }) => process)).toEqual(ids.map(() => zombie.child.pid))
         await expectAllFrom(scene, taker)
@@ -128,6 +138,24 @@ for (const kind of brokers) {
         expect(await documents(scene)).toEqual(before)
         await end(scene)
       })
+
+      for (const leaves of ['reject', 'retry'] as const) {
+        const what = leaves === 'reject' ? 'reject' : 'retry themselves'
+        test(`the tasks that it lost and that ${what} there are neither published again nor given up`, async () => {
+          const scene = await zombieWith(kind, { results, tasks: 5, atOnce: 5, milliseconds: 500, leaves })
+          const { nodes, zombie, ids } = scene
+          const taker = await nodes.nodeWorker({ queues: 'work,follow' })
+          await expectAllFrom(scene, taker)
+          zombie.resume()
+          await saysLost(zombie, ids)
+          await afterwards(scene)
+          await expectAllFrom(scene, taker)
+          const both = [zombie, taker].map(({ child }) => child.pid)
+          for (const id of ids) expect(nodes.ledger.runsOf(id).map(({ process }) => process)).toEqual(both)
+          expect(await nodes.app.broker.deadCount()).toBe(0)
+          await end(scene)
+        })
+      }
 
       test('what it had not begun when it lost it, it does not begin', async () => {
         const scene = await zombieWith(kind, { results, tasks: 8, atOnce: 2, milliseconds: 500 })

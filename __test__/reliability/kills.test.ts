@@ -1,27 +1,21 @@
 import { describe, expect, test } from 'vitest'
 import { type BrokerKind, brokers } from '../support/brokers.ts'
 import { fleet, type Fleet } from '../support/fleet.ts'
-import {
-  type Death,
-  feed,
-  idsThatEnded,
-  killAgainAndAgain,
-  killWhileItRuns,
-  recoveries,
-} from '../support/killing.ts'
+import { type Death, feed, idsThatEnded, kill, killAgainAndAgain, recoveries } from '../support/killing.ts'
 import { Random } from '../support/random.ts'
-import { expectEmpty } from '../support/reliability/expectations.ts'
-import { figure, spread } from '../support/reliability/figures.ts'
+import { BUSY, expectEmpty } from '../support/reliability/expectations.ts'
+import { figure, median, spread } from '../support/reliability/figures.ts'
 
 /** Seconds. */
 const LEASE = 2
-const VISIBILITY_TIMEOUT = 5
+/** What is to come back soon after the lease may cost so much more. */
+const MARGIN = 1
 const QUEUE = 'work'
 const KILLS = 50
 
-const settings = (kind: BrokerKind) => ({
-  node: { workerLease: LEASE, brokerTransportOptions: kind.impatience(VISIBILITY_TIMEOUT) },
-  python: { broker_transport_options: kind.impatience(VISIBILITY_TIMEOUT) },
+const settings = (kind: BrokerKind, visibilityTimeout: number) => ({
+  node: { workerLease: LEASE, brokerTransportOptions: kind.impatience(visibilityTimeout) },
+  python: { broker_transport_options: kind.impatience(visibilityTimeout) },
 })
 
 const startNode = (nodes: Fleet) => () => nodes.nodeWorker({ queues: QUEUE, args: ['-c', '10'] })
@@ -36,11 +30,13 @@ async function expectAll(nodes: Fleet, ids: readonly string[]): Promise<void> {
   }
 }
 
-/** A deadline is no measurement: the figure is printed, and what is far above it fails. */
+/** As a rule what they held is begun elsewhere within that many seconds, and always soon after. */
 function expectRecovered(kind: BrokerKind, nodes: Fleet, deaths: readonly Death[], seconds: number): void {
   const times = recoveries(nodes.ledger, deaths)
   figure(`${kind.name}: what ${deaths.length} killed workers held began elsewhere`, spread(times))
-  expect(times.filter((milliseconds) => milliseconds > 3000 * seconds)).toEqual([])
+  expect(times.length).toBeGreaterThan(0)
+  expect(median(times)).toBeLessThanOrEqual(1000 * (seconds + MARGIN))
+  expect(times.filter((milliseconds) => milliseconds > 1000 * (seconds + BUSY))).toEqual([])
 }
 
 for (const kind of brokers) {
@@ -48,7 +44,8 @@ for (const kind of brokers) {
     test(`of two Node workers one is killed ${KILLS} times, each time while it runs tasks, and nothing is lost`, async () => {
       const random = new Random()
       const broker = await kind.start()
-      const nodes = fleet(broker, settings(kind))
+      // So long that Python restores nothing before our leases bring it back.
+      const nodes = fleet(broker, settings(kind, 60))
       const others = kind.has.pythonRecovers
         ? [await nodes.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '10'] })]
         : []
@@ -85,7 +82,8 @@ for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
   describe(`on ${kind.name}`, () => {
     test('when every Node worker is killed at once, a Python worker recovers what they held', async () => {
       const broker = await kind.start()
-      const both = fleet(broker, settings(kind))
+      const visibilityTimeout = 5
+      const both = fleet(broker, settings(kind, visibilityTimeout))
       const start = startNode(both)
       const workers = [await start(), await start()]
       await both.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '10'] })
@@ -96,11 +94,16 @@ for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
         least: 0,
         isOver: () => feeding.isOver,
       })
-      const deaths = await Promise.all(workers.map((worker) => killWhileItRuns(both, worker, 200)))
+      await both.ledger.until(60, '200 tasks of each worker, and some that it runs', () => {
+        const own = workers.map((worker) => both.ledger.of(worker.child.pid))
+        return own.every(({ begun, running }) => begun >= 200 && running.length > 0)
+      })
+      const deaths = await Promise.all(workers.map((worker) => kill(both, worker)))
+      expect(deaths.every(({ held }) => held.length > 0)).toBe(true)
       feeding.isOver = true
       const ids = await sent
       await expectAll(both, ids)
-      expectRecovered(kind, both, deaths, LEASE + VISIBILITY_TIMEOUT + 2)
+      expectRecovered(kind, both, deaths, LEASE + visibilityTimeout + 2)
       await expectEmpty(broker, [QUEUE])
       await both.stop()
       await broker.stop()

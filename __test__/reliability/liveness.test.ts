@@ -3,11 +3,16 @@ import { type BrokerKind, brokers, type TestBroker } from '../support/brokers.ts
 import { fleet, type Fleet } from '../support/fleet.ts'
 import { idsThatEnded } from '../support/killing.ts'
 import type { Running } from '../support/processes.ts'
-import { expectEmpty } from '../support/reliability/expectations.ts'
+import { BUSY, expectEmpty } from '../support/reliability/expectations.ts'
 import { figure, spread } from '../support/reliability/figures.ts'
 import { until } from '../support/wait.ts'
 
 const QUEUE = 'work'
+
+/** Seconds within which what a stuck worker has not begun can be begun elsewhere. */
+const FREED_WITHIN = 15
+/** Seconds for which a stuck worker is watched: with a lease of 2 s it has had many occasions to claim. */
+const WATCHED = 8
 
 interface Scene {
   broker: TestBroker
@@ -22,6 +27,8 @@ interface Scene {
   beside: string
   /** Held, and not begun. */
   held: string[]
+  /** Wait behind those. */
+  others: string[]
 }
 
 /** A worker that runs two tasks at once, one of them an endless loop, and holds six more. */
@@ -30,16 +37,19 @@ async function stuckWorker(kind: BrokerKind, leaseMaxHold: number | null): Promi
   const nodes = fleet(broker, { node: { workerLease: 2, leaseMaxHold } })
   const send = async (task: string, ...args: unknown[]): Promise<string> =>
     (await nodes.app.sendTask(task, args, { queue: QUEUE })).id
+  // All before it is there: of a shallow queue a worker claims only what it can begin, and once its event loop is blocked nothing.
   const beside = await send('node.work', 3000)
-  const stuck = await nodes.nodeWorker({ queues: QUEUE, args: ['-c', '2'] })
-  await nodes.ledger.until(30, 'the first task', () => nodes.ledger.runs.length === 1)
   const loop = await send('node.loop')
+  const others: string[] = []
+  for (let count = 0; count < 40; count++) others.push(await send('node.work', 10))
+  const held = others.splice(0, 6)
+  const stuck = await nodes.nodeWorker({ queues: QUEUE, args: ['-c', '2'] })
   await nodes.ledger.until(30, 'the endless loop', () => nodes.ledger.runsOf(loop).length === 1)
   const since = nodes.ledger.runsOf(loop)[0]?.began ?? 0
-  const held: string[] = []
-  for (let count = 0; count < 6; count++) held.push(await send('node.work', 10))
   await until(10, 'all of them held', async () => (await broker.held()) === 8)
-  return { broker, nodes, stuck, since, loop, beside, held }
+  expect(await broker.waiting(QUEUE)).toBe(others.length)
+  expect(nodes.ledger.runs.map(({ id }) => id)).toEqual([beside, loop])
+  return { broker, nodes, stuck, since, loop, beside, held, others }
 }
 
 async function end({ broker, nodes }: Scene): Promise<void> {
@@ -56,28 +66,40 @@ async function expectRunBy({ nodes, since }: Scene, worker: Running, ids: string
   return runs.map(({ began }) => began - since)
 }
 
+/** From the beginning of the endless loop to that elsewhere, in milliseconds. */
+function expectFreed(kind: BrokerKind, what: string, times: readonly number[]): void {
+  figure(`${kind.name}: ${what} began elsewhere`, spread(times))
+  expect(Math.max(...times)).toBeLessThan(1000 * (FREED_WITHIN + BUSY))
+}
+
 for (const kind of brokers) {
   describe(`on ${kind.name}`, () => {
     test('what a worker with a blocked event loop holds and has not begun runs elsewhere, and it claims no more', async () => {
       const scene = await stuckWorker(kind, null)
-      const { broker, nodes, held, loop, beside } = scene
+      const { broker, nodes, held, others, loop, beside } = scene
       await until(
-        45,
+        FREED_WITHIN + BUSY,
         'everything not begun in its queue',
-        async () => (await broker.waiting(QUEUE)) === held.length,
+        async () => (await broker.waiting(QUEUE)) === held.length + others.length,
+      )
+      figure(
+        `${kind.name}: what was not begun beside an endless loop was free`,
+        spread([Date.now() - scene.since]),
       )
       // Nobody else is there, and still it does not take them.
       const more = await Promise.all(
         Array.from({ length: 20 }, () => nodes.app.sendTask('node.work', [10], { queue: QUEUE })),
       )
+      const sent = held.length + others.length + more.length
+      const watched = performance.now()
+      const counts = new Set<number>()
+      await until(WATCHED + BUSY, 'the end of the watch', async () => {
+        counts.add(await broker.waiting(QUEUE))
+        return performance.now() - watched > 1000 * WATCHED
+      })
+      expect([...counts]).toEqual([sent])
       const healthy = await nodes.nodeWorker({ queues: QUEUE, args: ['-c', '2'] })
-      const times = await expectRunBy(scene, healthy, held)
-      figure(`${kind.name}: what was not begun beside an endless loop began elsewhere`, spread(times))
-      await expectRunBy(
-        scene,
-        healthy,
-        more.map(({ id }) => id),
-      )
+      await expectRunBy(scene, healthy, [...held, ...others, ...more.map(({ id }) => id)])
       // What it runs stays with it: nobody can tell whether it will end.
       expect(await broker.held()).toBe(2)
       expect([loop, beside].map((id) => nodes.ledger.runsOf(id).length)).toEqual([1, 1])
@@ -100,6 +122,12 @@ for (const kind of brokers) {
       await idsThatEnded(nodes, held, 45)
       const runs = held.flatMap((id) => nodes.ledger.runsOf(id))
       expect(runs.map(({ process }) => process)).toEqual(held.map(() => healthy.child.pid))
+      const since = nodes.ledger.runsOf(loop)[0]?.began ?? 0
+      expectFreed(
+        kind,
+        'what was handed over together with an endless loop',
+        runs.map(({ began }) => began - since),
+      )
       await nodes.stop()
       await broker.stop()
     })
@@ -115,7 +143,7 @@ for (const kind of brokers) {
       const scene = await stuckWorker(kind, 14)
       const { broker, nodes, held, loop, beside } = scene
       const healthy = await nodes.nodeWorker({ queues: QUEUE, args: ['-c', '2'] })
-      await expectRunBy(scene, healthy, held)
+      expectFreed(kind, 'what was not begun', await expectRunBy(scene, healthy, held))
       await idsThatEnded(nodes, [loop, beside], 60)
       const times = [loop, beside].map((id) => {
         const [first, second, ...more] = nodes.ledger.runsOf(id)

@@ -11,8 +11,8 @@ const QUEUE = 'work'
 const TIMES = 20
 
 /**
- * Nothing may have to wait for a lease (30 s) or for Python's visibility timeout (an hour): those are the defaults, and this
- * is shorter than either.
+ * Nothing may have to wait for a lease or for Python's visibility timeout: both are an hour, so that what a worker leaves
+ * behind stays away for longer than the test.
  */
 const SECONDS = 20
 
@@ -31,7 +31,7 @@ for (const kind of brokers) {
     test(`a worker is ended by SIGTERM ${TIMES} times under load, and every task runs once, without waiting for a timeout`, async () => {
       const random = new Random()
       const broker = await kind.start()
-      const nodes = fleet(broker)
+      const nodes = fleet(broker, { node: { workerLease: 3600 } })
       const load = { isOver: false }
       const alive = [await start(nodes), await start(nodes)]
       if (kind.has.python) await nodes.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '4'] })
@@ -63,7 +63,7 @@ for (const kind of brokers) {
     test('SIGTERM in the middle of a burst of claims leaves every task to be run once', async () => {
       const random = new Random()
       const broker = await kind.start()
-      const nodes = fleet(broker)
+      const nodes = fleet(broker, { node: { workerLease: 3600 } })
       const ids: string[] = []
       const send = async (count: number): Promise<void> => {
         const some = Array.from({ length: count }, () =>

@@ -104,10 +104,12 @@ export function recoveries(ledger: Ledger, deaths: readonly Death[]): number[] {
 /** Waits until every one of these tasks has ended at least once, and gives the ids that ended, each once. */
 export async function idsThatEnded(fleet: Fleet, ids: readonly string[], seconds: number): Promise<string[]> {
   const missing = new Set(ids)
-  await fleet.ledger.until(seconds, `the end of ${ids.length} tasks`, () => {
+  const allEnded = (): boolean => {
     const { ended } = fleet.ledger
     for (const id of missing) if (ended.has(id)) missing.delete(id)
     return missing.size === 0
-  })
+  }
+  const named = (): string => `(${missing.size} are missing: ${[...missing].slice(0, 20).join(', ')})`
+  await fleet.ledger.until(seconds, `the end of ${ids.length} tasks`, allEnded, named)
   return [...fleet.ledger.ended]
 }

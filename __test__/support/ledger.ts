@@ -78,18 +78,19 @@ export class Ledger {
     return { begun, running: [...running] }
   }
 
-  /** Waits until the lines fulfil `condition`. */
+  /** Waits until the lines fulfil `condition`; `describe` says at the deadline what was amiss. */
   async until(
     seconds: number,
     what: string,
     condition: (lines: readonly string[]) => boolean,
+    describe: () => string = () => '',
   ): Promise<void> {
     await until(
       seconds,
       what,
       () => condition(this.lines),
       () =>
-        `\nthe ledger has ${this.lines.length} lines, the last of them:\n${this.lines.slice(-20).join('\n')}`,
+        `${describe()}\nthe ledger has ${this.lines.length} lines, the last of them:\n${this.lines.slice(-20).join('\n')}`,
     )
   }
 

@@ -17,9 +17,7 @@ export const cli = join(root, 'dist', 'lib', 'cli', 'main.js')
 export function python(): string {
   const path = process.env['CELERIAC_PYTHON']
   if (path === undefined) {
-    throw new Error(
-      'CELERIAC_PYTHON names no Python with celery==5.7.0; run these tests with `npm test -- --only interop`',
-    )
+    throw new Error('CELERIAC_PYTHON names no Python with celery==5.7.0; run the tests with `npm test`')
   }
   return path
 }
@@ -56,6 +54,11 @@ export class Running {
     })
   }
 
+  /** False once it has ended, by itself or by a signal. */
+  get isRunning(): boolean {
+    return this.child.exitCode === null && this.child.signalCode === null
+  }
+
   get output(): string {
     return this.stdout + this.stderr
   }
@@ -68,7 +71,7 @@ export class Running {
     const seen = new Promise<void>((resolve, reject) => {
       const watcher = (): void => {
         if (has()) resolve()
-        else if (this.child.exitCode !== null || this.child.signalCode !== null) {
+        else if (!this.isRunning) {
           reject(new Error(`the process ended before it said ${String(pattern)}:\n${this.output}`))
         } else return
         this.#watchers.delete(watcher)
@@ -84,7 +87,7 @@ export class Running {
 
   /** Sends a signal and waits for the end. */
   async end(signal: NodeJS.Signals = 'SIGTERM', seconds = 60): Promise<Finished> {
-    if (this.child.exitCode === null && this.child.signalCode === null) this.child.kill(signal)
+    if (this.isRunning) this.child.kill(signal)
     return within(seconds, `the end of process ${this.child.pid}`, this.finished)
   }
 

@@ -119,6 +119,16 @@ app.task({ name: 'node.where', bind: true }, async (self, milliseconds: number) 
   return process.pid
 })
 
+/** Runs that long; where it is handed out first it ends by Reject or by a retry, anywhere else its result says where. */
+app.task({ name: 'node.leave', bind: true }, async (self, milliseconds: number, how: 'reject' | 'retry') => {
+  moment('begin', self)
+  await sleep(milliseconds)
+  moment('end', self)
+  if (self.request.deliveryInfo.redelivered) return process.pid
+  if (how === 'reject') throw new Reject('not for us')
+  throw self.retry({ countdown: 0, exc: new Error('again') })
+})
+
 /** What follows a task: a line with what it was given. */
 app.task({ name: 'node.follow' }, (result: unknown, parent: string) =>
   write(`follow ${parent} ${String(result)}`),

@@ -6,6 +6,9 @@ import type { Fleet } from '../fleet.ts'
 import { idsThatEnded } from '../killing.ts'
 import { until } from '../wait.ts'
 
+/** How many seconds a machine with other things to do may add to what a promise gives for something to happen. */
+export const BUSY = 10
+
 /** Waits until nothing waits in these queues and nothing is claimed: a second delivery would be one of the two. */
 export async function expectEmpty(
   broker: TestBroker,

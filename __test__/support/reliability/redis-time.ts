@@ -4,7 +4,7 @@ import type { RedisServer } from '../servers.ts'
 
 /** All in milliseconds. */
 export interface RedisTime {
-  /** Since the server was started. */
+  /** When the server was asked, by the clock of `performance.now()`. */
   readonly at: number
   /** Spent in scripts. */
   readonly scripts: number
