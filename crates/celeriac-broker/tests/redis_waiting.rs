@@ -13,6 +13,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::task::JoinHandle;
 
 mod redis_support;
+use redis_support::relay::Relay;
 use redis_support::*;
 
 /// Two queues of four steps; one list and the bell have a connection.
@@ -213,6 +214,33 @@ async fn a_listener_whose_connection_broke_listens_again() {
         assert_eq!(came.iter().map(body).collect::<Vec<_>>(), [text]);
         settle(&consumer, &came[0], Outcome::Ack).await;
     }
+}
+
+#[tokio::test]
+async fn a_listener_whose_connection_alone_fell_silent_listens_again() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let transport = open(&format!("{}?waiting_connections=2&socket_timeout=1", relay.url()));
+    let consumer = consume(&transport, &QUEUES).await;
+    let mut connection = server.connection().await;
+    let waits = receive(&consumer, 5);
+    waiting(&mut connection, 1).await;
+    until(|| {
+        let mut connection = connection.clone();
+        async move {
+            let clients: String =
+                redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+            // It has read the lists.
+            clients
+                .lines()
+                .any(|client| client.contains(" flags=t ") && client.contains("evalsha"))
+                .then_some(())
+        }
+    })
+    .await;
+    relay.silence_those_that_asked("TRACKING");
+    publish(&open(&server.url()), &[urgency("b", 9, "heard")]).await;
+    assert_eq!(within(waits).await.unwrap().iter().map(body).collect::<Vec<_>>(), ["heard"]);
 }
 
 #[tokio::test]

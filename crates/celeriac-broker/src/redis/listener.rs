@@ -223,9 +223,13 @@ async fn listen(core: &Core, group: &Group) -> RedisResult<()> {
                 }
             }
             () = tokio::time::sleep_until(next.unwrap_or(now)), if next.is_some() => watch.check().await?,
-            _ = kept.tick() => if !matches!(take_turn(core, group, TURN_LASTS).await, Ok(true)) {
-                return Ok(());
-            },
+            _ = kept.tick() => {
+                if !matches!(take_turn(core, group, TURN_LASTS).await, Ok(true)) {
+                    return Ok(());
+                }
+                // While all lists are empty nothing else is sent, and a server that cannot reach us any more tells us nothing.
+                redis::cmd("PING").exec_async(&mut watch.connection).await?;
+            }
         }
     }
 }

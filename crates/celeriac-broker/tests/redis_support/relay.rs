@@ -22,12 +22,15 @@ pub enum Cut {
 struct State {
     armed: Mutex<Option<Cut>>,
     kept: Mutex<Option<(TcpStream, Vec<u8>)>>,
+    /// Answers with this text in them never come through.
+    withheld: Mutex<Option<&'static str>>,
 }
 
 pub struct Relay {
     port: u16,
     state: Arc<State>,
     cut: broadcast::Sender<()>,
+    silence: broadcast::Sender<&'static str>,
 }
 
 impl Relay {
@@ -35,13 +38,14 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (state, cut) = (Arc::new(State::default()), broadcast::Sender::new(1));
-        let relay = Self { port, state: Arc::clone(&state), cut: cut.clone() };
+        let silence = broadcast::Sender::new(1);
+        let relay = Self { port, state: Arc::clone(&state), cut: cut.clone(), silence: silence.clone() };
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (state, mut cut) = (Arc::clone(&state), cut.subscribe());
+                let (state, mut cut, silence) = (Arc::clone(&state), cut.subscribe(), silence.subscribe());
                 tokio::spawn(async move {
                     tokio::select! {
-                        () = forward(client, server, &state) => {}
+                        () = forward(client, server, &state, silence) => {}
                         _ = cut.recv() => {}
                     }
                 });
@@ -70,6 +74,16 @@ impl Relay {
         let _ = self.cut.send(());
     }
 
+    /// Cuts a connection before each answer that has this text in it, from now on.
+    pub fn withhold(&self, text: &'static str) {
+        *self.state.withheld.lock().unwrap() = Some(text);
+    }
+
+    /// Forwards nothing any more, in neither direction, on the open connections that asked something with this text in it.
+    pub fn silence_those_that_asked(&self, text: &'static str) {
+        let _ = self.silence.send(text);
+    }
+
     /// Sends the question that was kept, over the connection it was meant for.
     pub async fn send_what_was_kept(&self) {
         let (mut server, question) = self.state.kept.lock().unwrap().take().unwrap();
@@ -95,15 +109,26 @@ fn has(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-async fn forward(mut client: TcpStream, server: u16, state: &State) {
+async fn forward(
+    mut client: TcpStream,
+    server: u16,
+    state: &State,
+    mut silence: broadcast::Receiver<&'static str>,
+) {
     let Ok(mut server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
     let (mut question, mut answer) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     let mut swallow = false;
+    let mut asked = Vec::new();
     loop {
         tokio::select! {
+            Ok(text) = silence.recv() => if has(&asked, text) {
+                return std::future::pending().await;
+            },
             length = client.read(&mut question) => {
                 let Ok(length @ 1..) = length else { return };
                 let question = &question[..length];
+                // The first questions say what a connection is for.
+                asked.extend(&question[..length.min((1_usize << 16).saturating_sub(asked.len()))]);
                 if state.meets(|cut| matches!(cut, Cut::Question(text) if has(question, text))) {
                     *state.kept.lock().unwrap() = Some((server, question.to_vec()));
                     return;
@@ -116,7 +141,10 @@ async fn forward(mut client: TcpStream, server: u16, state: &State) {
             length = server.read(&mut answer) => {
                 let Ok(length @ 1..) = length else { return };
                 let answer = &answer[..length];
-                let cut = swallow || state.meets(|cut| matches!(cut, Cut::AnswerWith(text) if has(answer, text)));
+                let withheld = *state.withheld.lock().unwrap();
+                let cut = swallow
+                    || withheld.is_some_and(|text| has(answer, text))
+                    || state.meets(|cut| matches!(cut, Cut::AnswerWith(text) if has(answer, text)));
                 if cut || client.write_all(answer).await.is_err() {
                     return;
                 }
