@@ -121,6 +121,25 @@ async fn kombus_claims_come_back_by_their_bindings_when_they_are_too_old() {
 }
 
 #[tokio::test]
+async fn kombus_old_claim_is_found_behind_many_that_have_a_lease() {
+    let server = RedisServer::start().await;
+    let transport = open(&format!("{}?unacked_restore_interval=0.2", server.url()));
+    let mut connection = server.connection().await;
+    // More than one round looks at.
+    let tags: Vec<String> = (0..5000).map(|number| format!("leased {number}")).collect();
+    for (index, score) in [("unacked_index", 1.0), ("celeriac.leases", 1e12)] {
+        let scored: Vec<(f64, &String)> = tags.iter().map(|tag| (score, tag)).collect();
+        let _: () = connection.zadd_multiple(index, &scored).await.unwrap();
+    }
+    let record = format!("[{}, \"\", \"q\"]", raw("q", "behind"));
+    let _: () = connection.hset("unacked", "kombu", record).await.unwrap();
+    let _: () = connection.zadd("unacked_index", "kombu", 2).await.unwrap();
+    let consumer = consume(&transport, &["q"]).await;
+    assert_eq!(body(&take_one(&consumer).await), "behind");
+    assert_eq!(connection.zcard::<_, usize>("celeriac.leases").await.unwrap(), tags.len() + 1);
+}
+
+#[tokio::test]
 async fn what_was_moved_for_a_dead_consumer_comes_back() {
     let server = RedisServer::start().await;
     let transport = open(&server.url());
