@@ -349,6 +349,36 @@ async fn a_settlement_whose_answer_was_lost_may_be_repeated() {
     assert_eq!(again, Settled::Lost, "once told, it is not held any more");
 }
 
+#[tokio::test]
+async fn a_settlement_without_an_answer_is_not_believed_once_the_lease_ran_out() {
+    let options = RedisServerOptions { append_only: true, ..RedisServerOptions::default() };
+    let mut server = RedisServer::start_with(options).await;
+    let relay = Relay::start(server.port()).await;
+    let transport = open(&relay.url());
+    let consumer = consume_with_lease(&transport, &["q"], Duration::from_secs(1)).await;
+    publish(&transport, &[to("q", "known"), to("q", "taken")]).await;
+    let deliveries = take(&consumer, 2).await;
+    // From now on the server knows the script.
+    settle(&consumer, &deliveries[0], Outcome::Ack).await;
+    let mut settlement = only(&deliveries[1], Outcome::Ack);
+    let queue = "never sent";
+    settlement.publish = vec![to(queue, "callback")];
+    relay.cut_next(Cut::Question(queue));
+    let error = within(consumer.settle(std::slice::from_ref(&settlement))).await.remove(0).unwrap_err();
+    assert!(error.is_transient(), "{error}");
+
+    server.kill();
+    until(|| async { (!consumer.leases_stand()).then_some(()) }).await;
+    server.start_again().await;
+    // As somebody takes over what nobody renewed.
+    let mut connection = server.connection().await;
+    let _: () = connection.del(&["unacked", "unacked_index", "celeriac.leases"]).await.unwrap();
+    let settled =
+        until(|| async { consumer.settle(std::slice::from_ref(&settlement)).await.remove(0).ok() }).await;
+    assert_eq!(settled, Settled::Lost);
+    assert_eq!(within(open(&server.url()).queue_length(queue)).await.unwrap(), 0);
+}
+
 /// In every message, and in nothing else that is sent.
 const MARK: &str = r#""task": "test""#;
 
