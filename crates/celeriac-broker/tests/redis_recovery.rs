@@ -121,6 +121,25 @@ async fn kombus_claims_come_back_by_their_bindings_when_they_are_too_old() {
 }
 
 #[tokio::test]
+async fn kombus_old_claim_is_found_behind_many_that_have_a_lease() {
+    let server = RedisServer::start().await;
+    let transport = open(&format!("{}?unacked_restore_interval=0.2", server.url()));
+    let mut connection = server.connection().await;
+    // More than one round looks at.
+    let tags: Vec<String> = (0..5000).map(|number| format!("leased {number}")).collect();
+    for (index, score) in [("unacked_index", 1.0), ("celeriac.leases", 1e12)] {
+        let scored: Vec<(f64, &String)> = tags.iter().map(|tag| (score, tag)).collect();
+        let _: () = connection.zadd_multiple(index, &scored).await.unwrap();
+    }
+    let record = format!("[{}, \"\", \"q\"]", raw("q", "behind"));
+    let _: () = connection.hset("unacked", "kombu", record).await.unwrap();
+    let _: () = connection.zadd("unacked_index", "kombu", 2).await.unwrap();
+    let consumer = consume(&transport, &["q"]).await;
+    assert_eq!(body(&take_one(&consumer).await), "behind");
+    assert_eq!(connection.zcard::<_, usize>("celeriac.leases").await.unwrap(), tags.len() + 1);
+}
+
+#[tokio::test]
 async fn what_was_moved_for_a_dead_consumer_comes_back() {
     let server = RedisServer::start().await;
     let transport = open(&server.url());
@@ -185,7 +204,8 @@ async fn an_outage_longer_than_a_lease_takes_nothing_from_those_who_live() {
     settle(&holder, &held, Outcome::Ack).await;
 
     // But whoever is really gone is noticed again.
-    publish(&transport, &[to("q", "left")]).await;
+    let next = to("q", "left");
+    until(|| async { transport.publish(std::slice::from_ref(&next)).await.remove(0).ok() }).await;
     let left = take_patiently(&holder).await;
     drop(holder);
     until(|| async { (transport.queue_length("q").await.unwrap() == 1).then_some(()) }).await;
@@ -328,6 +348,36 @@ async fn a_settlement_whose_answer_was_lost_may_be_repeated() {
     assert_eq!(within(transport.queue_length(queue)).await.unwrap(), 1, "it is sent once");
     let again = within(consumer.settle(&[all])).await.remove(0).unwrap();
     assert_eq!(again, Settled::Lost, "once told, it is not held any more");
+}
+
+#[tokio::test]
+async fn a_settlement_without_an_answer_is_not_believed_once_the_lease_ran_out() {
+    let options = RedisServerOptions { append_only: true, ..RedisServerOptions::default() };
+    let mut server = RedisServer::start_with(options).await;
+    let relay = Relay::start(server.port()).await;
+    let transport = open(&relay.url());
+    let consumer = consume_with_lease(&transport, &["q"], Duration::from_secs(1)).await;
+    publish(&transport, &[to("q", "known"), to("q", "taken")]).await;
+    let deliveries = take(&consumer, 2).await;
+    // From now on the server knows the script.
+    settle(&consumer, &deliveries[0], Outcome::Ack).await;
+    let mut settlement = only(&deliveries[1], Outcome::Ack);
+    let queue = "never sent";
+    settlement.publish = vec![to(queue, "callback")];
+    relay.cut_next(Cut::Question(queue));
+    let error = within(consumer.settle(std::slice::from_ref(&settlement))).await.remove(0).unwrap_err();
+    assert!(error.is_transient(), "{error}");
+
+    server.kill();
+    until(|| async { (!consumer.leases_stand()).then_some(()) }).await;
+    server.start_again().await;
+    // As somebody takes over what nobody renewed.
+    let mut connection = server.connection().await;
+    let _: () = connection.del(&["unacked", "unacked_index", "celeriac.leases"]).await.unwrap();
+    let settled =
+        until(|| async { consumer.settle(std::slice::from_ref(&settlement)).await.remove(0).ok() }).await;
+    assert_eq!(settled, Settled::Lost);
+    assert_eq!(within(open(&server.url()).queue_length(queue)).await.unwrap(), 0);
 }
 
 /// In every message, and in nothing else that is sent.

@@ -2,8 +2,9 @@
 --
 -- KEYS  1 unacked, 2 unacked index, 3 leases
 -- ARGV  1 'ours' by lease, 'kombu' by age, 2 the age in seconds, 3 the most claims, 4 the most bytes,
---       5 the most entries of the index that are looked at
--- Gives {1 when there may be more, tag, record, …}, oldest first.
+--       5 the most entries of the index that are looked at, 6 how many of the oldest are passed over
+-- Gives {1 when there may be more, how many of the oldest were passed over because they have a lease, tag, record, …}, oldest
+-- first.
 
 local now = redis.call('TIME')
 local limit = now[1] + now[2] / 1000000
@@ -14,11 +15,11 @@ if ARGV[1] == 'kombu' then
 end
 limit = string.format('%.3f', limit)
 local most, bytes, looks = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local given, offset = {0}, 0
+local given, offset = {0, tonumber(ARGV[6])}, tonumber(ARGV[6])
 while true do
   local tags = redis.call('ZRANGEBYSCORE', index, '-inf', limit, 'LIMIT', offset, most)
   for _, tag in ipairs(tags) do
-    if bytes <= 0 or #given > 2 * most then
+    if bytes <= 0 or #given > 2 * most + 1 then
       given[1] = 1
       return given
     end
@@ -35,6 +36,7 @@ while true do
       end
     else
       offset = offset + 1
+      given[2] = given[2] + 1
     end
   end
   looks = looks - #tags

@@ -1,6 +1,6 @@
 //! Leases are renewed for as long as something is held, however long that is; and what was lost all the same is told.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use celeriac_error::Result;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::core::{Core, call_number, lock};
+use super::core::{Core, Held, call_number, lock};
 use super::scripts::RENEW;
 use crate::fault_point;
 use crate::moment::Moment;
@@ -41,11 +41,13 @@ struct State {
     lost: Vec<DeliveryTag>,
     /// Leases that had run out were looked at again.
     looked: bool,
+    /// How often they had.
+    gaps: u64,
 }
 
 impl Leases {
     pub(super) fn new() -> Self {
-        let state = State { renewed: Moment::now(), doubtful: 0, lost: Vec::new(), looked: false };
+        let state = State { renewed: Moment::now(), doubtful: 0, lost: Vec::new(), looked: false, gaps: 0 };
         Self { state: Mutex::new(state), told: Notify::new() }
     }
 }
@@ -53,6 +55,19 @@ impl Leases {
 /// Whether what is held is certainly still ours.
 pub(super) fn stand(core: &Core) -> bool {
     lock(&core.leases.state).renewed.age() < core.lease
+}
+
+/// Where the leases stand, and have without a gap for as long as this is the same; `None` while they do not.
+pub(super) fn unbroken(core: &Core) -> Option<u64> {
+    let state = lock(&core.leases.state);
+    (state.renewed.age() < core.lease).then_some(state.gaps)
+}
+
+/// From here on a claim that is gone may be somebody else's, not only a settlement of ours whose answer was lost.
+fn forget_unsure(all: &mut HashMap<u64, Held>) {
+    for held in all.values_mut() {
+        held.unsure = false;
+    }
 }
 
 /// Whether the last renewal came no later than it should.
@@ -97,6 +112,7 @@ async fn renew(core: &Arc<Core>, third: Duration) {
     if ran_out {
         // Before looking at what is held: what is accepted from here on is looked at when it is accepted.
         lock(&core.leases.state).doubtful = core.calls_so_far();
+        forget_unsure(&mut lock(&core.held));
     }
     let mut held: Vec<(u64, Arc<str>)> = {
         let held = lock(&core.held);
@@ -136,12 +152,17 @@ async fn renew(core: &Arc<Core>, third: Duration) {
             Some(Err(_)) => return,
         }
     }
+    // In the order in which a settlement takes them.
+    let mut all = lock(&core.held);
     let mut state = lock(&core.leases.state);
     // They may have run out while the renewal was under way.
     let ran_out_meanwhile = !ran_out && state.renewed.age() >= core.lease;
     if ran_out_meanwhile {
         state.doubtful = core.calls_so_far();
+        forget_unsure(&mut all);
     }
+    drop(all);
+    state.gaps += u64::from(ran_out || ran_out_meanwhile);
     state.renewed = sent;
     state.looked |= ran_out || ran_out_meanwhile;
     drop(state);

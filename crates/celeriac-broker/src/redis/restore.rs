@@ -149,14 +149,23 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
     let keys = &core.settings.keys;
     let mode = if whose == Whose::Ours { "ours" } else { "kombu" };
     let age = core.settings.visibility_timeout.as_secs_f64();
-    let began = Instant::now();
+    let (began, mut passed_over) = (Instant::now(), 0);
     while began.elapsed() < TURN {
         let mut call = EXPIRED.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
-        call.arg(mode).arg(age).arg(CLAIMS_PER_ROUND).arg(BYTES_PER_ROUND).arg(LOOKS_PER_ROUND);
+        call.arg(mode)
+            .arg(age)
+            .arg(CLAIMS_PER_ROUND)
+            .arg(BYTES_PER_ROUND)
+            .arg(LOOKS_PER_ROUND)
+            .arg(passed_over);
         fault_point!("redis.restore.before");
         let mut reply: Vec<Value> = core.link.script(&EXPIRED, &call).await?;
         let is_cut = reply.first() == Some(&Value::Int(1));
-        let due = bulks(Value::Array(reply.split_off(reply.len().min(1)))).unwrap_or_default();
+        // Where the next round begins: what this one puts back is not in the index any more.
+        if let Some(Value::Int(count)) = reply.get(1) {
+            passed_over = *count;
+        }
+        let due = bulks(Value::Array(reply.split_off(reply.len().min(2)))).unwrap_or_default();
         if due.is_empty() {
             if is_cut {
                 continue;

@@ -8,6 +8,7 @@ use redis::{Cmd, FromRedisValue, Value};
 
 use super::consumer::only;
 use super::core::{Core, Held, lock};
+use super::lease;
 use super::link::explain_text;
 use super::publish::{self, again};
 use super::routing::Destination;
@@ -36,7 +37,8 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
     if let Err(error) = core.link.open().await {
         return batch.iter().map(|_| Err(again(&error))).collect();
     }
-    let mut under_way = UnderWay { core, tags: Vec::with_capacity(batch.len()), sent: Vec::new() };
+    let unbroken = lease::unbroken(core);
+    let mut under_way = UnderWay { core, tags: Vec::with_capacity(batch.len()), sent: Vec::new(), unbroken };
     let held: HashMap<u64, Held> = {
         let mut all = lock(&core.held);
         let take = |one: &Settlement| {
@@ -85,6 +87,7 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
                     let mut result = answer(&core.settings.url, reply);
                     if matches!(result, Ok((Settled::Lost, _)))
                         && all.get(&tag).is_some_and(|held| held.unsure)
+                        && lease::stand(core)
                     {
                         result = Ok((Settled::Done, None));
                     }
@@ -96,9 +99,10 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
             }
             Err(error) => {
                 let mut all = lock(&core.held);
+                let unsure = error.is_transient() && under_way.is_only_ours();
                 for place in sent {
                     if let Some(held) = all.get_mut(&batch[place].tag.0) {
-                        held.unsure |= error.is_transient();
+                        held.unsure |= unsure;
                     }
                     results[place] = Some(Err(again(&error)));
                 }
@@ -115,6 +119,15 @@ struct UnderWay<'a> {
     tags: Vec<u64>,
     /// Those whose answer has not come.
     sent: Vec<u64>,
+    /// How the leases stood when it began.
+    unbroken: Option<u64>,
+}
+
+impl UnderWay<'_> {
+    /// Whether nobody else can have taken what it settles since it began.
+    fn is_only_ours(&self) -> bool {
+        self.unbroken.is_some() && self.unbroken == lease::unbroken(self.core)
+    }
 }
 
 impl Drop for UnderWay<'_> {
@@ -125,9 +138,10 @@ impl Drop for UnderWay<'_> {
                 held.settling = held.settling.saturating_sub(1);
             }
         }
+        let unsure = self.is_only_ours();
         for tag in &self.sent {
             if let Some(held) = all.get_mut(tag) {
-                held.unsure = true;
+                held.unsure |= unsure;
             }
         }
     }

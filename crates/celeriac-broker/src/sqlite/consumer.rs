@@ -22,6 +22,8 @@ pub(super) struct ConsumerState {
     node: String,
     pub(super) renewal: Renewal,
     inner: Mutex<Inner>,
+    /// When the holder was last renewed. By itself, because it is asked for where nobody may wait for the rest. Taken after `inner`.
+    last_renewed: Mutex<Moment>,
     /// Rung when a waiting receive should look again.
     changed: Notify,
     /// Rung when there is something to tell of lost deliveries.
@@ -42,8 +44,6 @@ struct Inner {
     failure: Option<Error>,
     stopped: bool,
     ended: bool,
-    /// When the holder was last renewed.
-    renewed: Moment,
     lost: Vec<DeliveryTag>,
     /// A lease that had run out was looked at again.
     looked: bool,
@@ -71,10 +71,10 @@ impl ConsumerState {
                 failure: None,
                 stopped: false,
                 ended: false,
-                renewed: Moment::now(),
                 lost: Vec::new(),
                 looked: false,
             }),
+            last_renewed: Mutex::new(Moment::now()),
             changed: Notify::new(),
             told: Notify::new(),
         }
@@ -108,6 +108,8 @@ impl ConsumerState {
 
     /// Takes over what was claimed for it.
     pub(super) fn hand_over(&self, holder: i64, claimed: Vec<Claimed>) {
+        // Before the lock: it may take long.
+        let messages: Vec<_> = claimed.iter().map(|one| envelope::decode(&one.payload)).collect();
         let mut inner = self.lock();
         inner.wanted = None;
         // The queue that was taken from last is asked last next time, as kombu's `round_robin_cycle` does, so that a
@@ -118,10 +120,9 @@ impl ConsumerState {
             let queue = inner.queues.remove(index);
             inner.queues.push(queue);
         }
-        for Claimed { message_id, queue, payload } in claimed {
+        for (Claimed { message_id, queue, payload }, message) in claimed.into_iter().zip(messages) {
             inner.last_tag += 1;
             let tag = inner.last_tag;
-            let message = envelope::decode(&payload);
             inner.ready.push_back(Delivery {
                 tag: DeliveryTag(tag),
                 queue: Arc::clone(&queue),
@@ -157,7 +158,7 @@ impl ConsumerState {
 
     /// Whether what is held is certainly still its own.
     pub(super) fn leases_stand(&self) -> bool {
-        self.lock().renewed.age() < self.renewal.lease
+        self.last_renewed.lock().unwrap_or_else(PoisonError::into_inner).age() < self.renewal.lease
     }
 
     /// Says that it lives. Whoever was taken for dead goes on under a new name.
@@ -172,8 +173,7 @@ impl ConsumerState {
     /// The renewal is committed. What was held under another name is others' now.
     pub(super) fn renewed(&self, Renewed { holder, sent }: &Renewed) {
         let mut inner = self.lock();
-        let ran_out = inner.renewed.age() >= self.renewal.lease;
-        inner.renewed = *sent;
+        let ran_out = !self.leases_stand();
         inner.holder = *holder;
         let gone: Vec<u64> =
             inner.held.iter().filter(|(_, held)| held.holder != *holder).map(|(tag, _)| *tag).collect();
@@ -188,6 +188,8 @@ impl ConsumerState {
             }
         }
         inner.looked |= ran_out;
+        // Only now: what is gone is not taken for held by whoever asks in between.
+        *self.last_renewed.lock().unwrap_or_else(PoisonError::into_inner) = *sent;
         drop(inner);
         self.told.notify_waiters();
     }
