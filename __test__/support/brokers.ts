@@ -6,6 +6,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { Celery } from 'celeriac'
+import { afterTest } from './after-test.ts'
 import { python } from './processes.ts'
 import { type RedisServer, startRedis, temporaryFolder } from './servers.ts'
 
@@ -67,6 +68,11 @@ export interface RedisBroker extends TestBroker {
 export async function startRedisBroker(options: BrokerOptions = {}): Promise<RedisBroker> {
   const server = await startRedis({ appendonly: options.persistent === true })
   const results = options.results === 'other' ? await startRedis() : server
+  const stop = async (): Promise<void> => {
+    await server.stop()
+    if (results !== server) await results.stop()
+  }
+  afterTest(stop)
   return {
     name: 'Redis',
     url: `${server.url}/0`,
@@ -85,10 +91,7 @@ export async function startRedisBroker(options: BrokerOptions = {}): Promise<Red
     held: async () => Number(await server.command('hlen', 'unacked')),
     kill: () => server.kill(),
     start: () => server.start(),
-    async stop() {
-      await server.stop()
-      if (results !== server) await results.stop()
-    },
+    stop,
   }
 }
 

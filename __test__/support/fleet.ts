@@ -2,6 +2,7 @@
 
 import { join } from 'node:path'
 import { Celery, type CeleryOptions } from 'celeriac'
+import { afterTest, atMostOnce } from './after-test.ts'
 import type { TestBroker } from './brokers.ts'
 import { Ledger } from './ledger.ts'
 import { type PythonApp, pythonApp, type Running, startWorker } from './processes.ts'
@@ -36,7 +37,7 @@ export interface Fleet {
   nodeWorker(options?: NodeWorkerOptions): Promise<Running>
   /** Starts a worker of Python's: one task at a time, unless `args` say otherwise. */
   pythonWorker(options?: PythonWorkerOptions): Promise<Running>
-  /** Ends every worker and the client. */
+  /** Ends every worker and the client; the end of the test does it too. */
   stop(): Promise<void>
 }
 
@@ -67,6 +68,16 @@ function makeFleet(broker: string, backend: string, options: FleetOptions = {}):
   const env = { LEDGER: ledger.path }
   const python = pythonApp(broker, backend, pythonTasks, { env, settings: options.python ?? {} })
   const workers: Running[] = []
+  const stop = atMostOnce(async () => {
+    // The workers go even where the client cannot.
+    try {
+      await app.close()
+    } finally {
+      await Promise.all(workers.map((worker) => worker.end('SIGKILL')))
+      ledger.close()
+    }
+  })
+  afterTest(stop)
   return {
     ledger,
     app,
@@ -85,10 +96,6 @@ function makeFleet(broker: string, backend: string, options: FleetOptions = {}):
       workers.push(worker)
       return worker
     },
-    async stop() {
-      await app.close()
-      await Promise.all(workers.map((worker) => worker.end('SIGKILL')))
-      ledger.close()
-    },
+    stop,
   }
 }

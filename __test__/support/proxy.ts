@@ -3,6 +3,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
+import { afterTest, atMostOnce } from './after-test.ts'
 import { leashed, own } from './servers.ts'
 import { within } from './wait.ts'
 
@@ -60,6 +61,12 @@ export async function startProxy(target: number): Promise<TcpProxy> {
     return turn
   }
   const set = async (command: string): Promise<void> => void (await obey(command))
+  const stop = atMostOnce(async () => {
+    const end = once(child, 'exit')
+    child.stdin.end()
+    await within(DEADLINE, 'the end of the proxy', end)
+  })
+  afterTest(stop)
   return {
     port,
     normal: () => set('normal'),
@@ -70,10 +77,6 @@ export async function startProxy(target: number): Promise<TcpProxy> {
     cut: () => obey('cut'),
     strand: () => obey('strand'),
     connections: () => obey('connections'),
-    async stop() {
-      const end = once(child, 'exit')
-      child.stdin.end()
-      await within(DEADLINE, 'the end of the proxy', end)
-    },
+    stop,
   }
 }

@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Celery } from 'celeriac'
+import { afterTest, atMostOnce } from '../after-test.ts'
 import type { TestBroker } from '../brokers.ts'
 import { Ledger } from '../ledger.ts'
 import { celeriac, type Running } from '../processes.ts'
@@ -24,6 +25,7 @@ export class HostileWorkers {
   constructor(broker: TestBroker) {
     this.broker = broker
     this.client = new Celery('client', { broker: broker.url, backend: broker.backend })
+    afterTest(this.stop)
   }
 
   /** Starts one; it is not ready yet. */
@@ -59,12 +61,12 @@ export class HostileWorkers {
     return [...linesOfLog(this.logFile)].filter(({ level }) => level !== 'INFO' && level !== 'DEBUG')
   }
 
-  /** Ends what still runs, and the client. */
-  async stop(): Promise<void> {
+  /** Ends what still runs, and the client; the end of the test does it too. */
+  readonly stop = atMostOnce(async () => {
     await Promise.all([...this.#running].map((worker) => worker.end('SIGKILL')))
     await this.client.close()
     this.ledger.close()
-  }
+  })
 }
 
 /** A process's resident memory now, and the most it ever was, in megabytes. */
