@@ -344,6 +344,31 @@ async fn what_a_waiting_connection_claimed_whose_answer_was_lost_comes_before_it
     }
 }
 
+#[tokio::test]
+async fn what_is_too_much_for_the_line_is_left_to_others_and_takes_nothing_with_it() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let direct = open(&server.url());
+    let mut heavy = to("q", "heavy");
+    heavy.message.headers = format!(r#"{{"task": "{TOO_MUCH}"}}"#);
+    publish(&direct, &[to("q", "before"), heavy, to("q", "after")]).await;
+    let consumer = consume(&open(&relay.url()), &["q"]).await;
+    relay.withhold(TOO_MUCH);
+    let error = within(consumer.receive(3)).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    let mut connection = server.connection().await;
+    assert_eq!(connection.hlen::<_, u32>("unacked").await.unwrap(), 3, "it did happen");
+    for text in ["before", "after"] {
+        let came = take_patiently(&consumer).await;
+        assert_eq!((body(&came), redelivered(&came)), (text.to_owned(), false));
+    }
+    let other = consume(&direct, &["q"]).await;
+    assert_eq!(body(&take_one(&other).await), "heavy");
+}
+
+/// The task of a message that no answer comes with.
+const TOO_MUCH: &str = "too_much";
+
 /// Whether somebody is blocked on a list.
 async fn waits(connection: &mut redis::aio::MultiplexedConnection) -> Option<()> {
     let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(connection).await.unwrap();
