@@ -446,6 +446,26 @@ async fn what_was_moved_for_a_busy_consumer_goes_back_when_its_connection_does()
     assert!(!connection.exists::<_, bool>(&private).await.unwrap());
 }
 
+#[tokio::test]
+async fn a_consumer_whose_connections_broke_is_remembered_though_it_stopped_before_it_closed() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let mut connection = server.connection().await;
+    for (breaks, remembered) in [(false, 0), (true, 1)] {
+        let consumer = consume(&open(&relay.url()), &["q"]).await;
+        wait_and_pause(&server, &consumer).await;
+        if breaks {
+            relay.cut_all();
+            // It waits again.
+            wait_and_pause(&server, &consumer).await;
+        }
+        within(consumer.stop()).await;
+        within(consumer.close()).await.unwrap();
+        // The server may still move a message for a connection that it does not know to be broken.
+        assert_eq!(connection.zcard::<_, u32>("celeriac.workers").await.unwrap(), remembered);
+    }
+}
+
 /// Cuts come at random moments, so this one looks for what nobody thought of.
 #[tokio::test]
 async fn cut_connections_lose_nothing_and_double_nothing() {

@@ -148,7 +148,7 @@ async fn look_for_part(core: &Core, failures: &mut u32) -> Result<(bool, bool)> 
     }
     let took = !claimed.is_empty();
     if took {
-        core.accept(claimed).await;
+        core.take_in(claimed).await;
     }
     Ok((took, more))
 }
