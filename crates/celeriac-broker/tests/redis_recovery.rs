@@ -449,6 +449,31 @@ async fn what_a_waiting_connection_claimed_whose_answer_was_lost_comes_before_it
     }
 }
 
+#[tokio::test]
+async fn what_is_too_much_for_the_line_is_left_to_others_and_takes_nothing_with_it() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let direct = open(&server.url());
+    let mut heavy = to("q", "heavy");
+    heavy.message.headers = format!(r#"{{"task": "{TOO_MUCH}"}}"#);
+    publish(&direct, &[to("q", "before"), heavy, to("q", "after")]).await;
+    let consumer = consume(&open(&relay.url()), &["q"]).await;
+    relay.withhold(TOO_MUCH);
+    let error = within(consumer.receive(3)).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    let mut connection = server.connection().await;
+    assert_eq!(connection.hlen::<_, u32>("unacked").await.unwrap(), 3, "it did happen");
+    for text in ["before", "after"] {
+        let came = take_patiently(&consumer).await;
+        assert_eq!((body(&came), redelivered(&came)), (text.to_owned(), false));
+    }
+    let other = consume(&direct, &["q"]).await;
+    assert_eq!(body(&take_one(&other).await), "heavy");
+}
+
+/// The task of a message that no answer comes with.
+const TOO_MUCH: &str = "too_much";
+
 /// Whether somebody is blocked on a list.
 async fn waits(connection: &mut redis::aio::MultiplexedConnection) -> Option<()> {
     let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(connection).await.unwrap();
@@ -524,6 +549,26 @@ async fn what_was_moved_for_a_busy_consumer_goes_back_when_its_connection_does()
     })
     .await;
     assert!(!connection.exists::<_, bool>(&private).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_consumer_whose_connections_broke_is_remembered_though_it_stopped_before_it_closed() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let mut connection = server.connection().await;
+    for (breaks, remembered) in [(false, 0), (true, 1)] {
+        let consumer = consume(&open(&relay.url()), &["q"]).await;
+        wait_and_pause(&server, &consumer).await;
+        if breaks {
+            relay.cut_all();
+            // It waits again.
+            wait_and_pause(&server, &consumer).await;
+        }
+        within(consumer.stop()).await;
+        within(consumer.close()).await.unwrap();
+        // The server may still move a message for a connection that it does not know to be broken.
+        assert_eq!(connection.zcard::<_, u32>("celeriac.workers").await.unwrap(), remembered);
+    }
 }
 
 /// Cuts come at random moments, so this one looks for what nobody thought of.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,6 +26,8 @@ pub(super) struct RedisConsumer {
     /// One receive at a time.
     turn: tokio::sync::Mutex<()>,
     tasks: Vec<AbortHandle>,
+    /// Whether every connection that waited has ended in good order: of two ends the first one finds them.
+    in_order: AtomicBool,
 }
 
 impl RedisConsumer {
@@ -39,7 +41,13 @@ impl RedisConsumer {
             tokio::spawn(restore::keep(Arc::clone(&core))).abort_handle(),
             tokio::spawn(unanswered::keep(Arc::clone(&core))).abort_handle(),
         ];
-        Ok(Self { core, turn: tokio::sync::Mutex::new(()), tasks })
+        Ok(Self { core, turn: tokio::sync::Mutex::new(()), tasks, in_order: AtomicBool::new(true) })
+    }
+
+    async fn stop_core(&self) -> Result<()> {
+        let (in_order, outcome) = self.core.stop().await;
+        self.in_order.fetch_and(in_order, Ordering::SeqCst);
+        outcome
     }
 
     fn end_tasks(&self) {
@@ -162,7 +170,7 @@ impl Core {
         fault_point!("redis.claim.after");
         self.close_grant();
         self.expect_more(&claimed, max);
-        self.accept(claimed).await;
+        self.take_in(claimed).await;
         Ok(())
     }
 
@@ -183,22 +191,34 @@ impl Core {
         self.link.script(&ABANDONED, &call).await
     }
 
-    /// Says whether every connection that waited has ended in good order.
-    async fn stop(&self) -> Result<bool> {
+    /// Makes deliveries of what scripts claimed. What comes when nobody takes it any more goes back at once.
+    pub(super) async fn take_in(&self, claimed: Vec<Claimed>) {
+        self.accept(claimed).await;
+        if !self.is_running() {
+            // What could not be put back comes back after its lease.
+            let _ = self.hand_back_untold().await;
+        }
+    }
+
+    /// Puts back what nobody was told of, so that nobody else will settle it.
+    async fn hand_back_untold(&self) -> Result<()> {
+        let untold: Vec<_> = lock(&self.ready).drain(..).map(|delivery| delivery.tag.0).collect();
+        settle::hand_back(self, untold).await
+    }
+
+    /// Says whether every connection that waited has ended in good order, and whether all could be put back.
+    async fn stop(&self) -> (bool, Result<()>) {
         self.stage.send_modify(|stage| *stage = (*stage).max(Stage::Stopped));
         self.arrived.notify_waiters();
         let _asking = self.asking.lock().await;
         let withdrawn = self.withdraw().await;
         let in_order = waiting::end(self, |_| true).await;
         listener::end(self).await;
-        withdrawn?;
         // What is not found now comes back after its lease.
         let _ = unanswered::look(self).await;
-        // Nobody was told of these, so nobody else will settle them.
-        let untold: Vec<_> = lock(&self.ready).drain(..).map(|delivery| delivery.tag.0).collect();
-        let back = settle::hand_back(self, untold).await;
-        self.empty_private_lists(false).await?;
-        back.map(|()| in_order)
+        let back = self.hand_back_untold().await;
+        let emptied = self.empty_private_lists(false).await;
+        (in_order, withdrawn.and(back).and(emptied))
     }
 }
 
@@ -327,19 +347,19 @@ impl Consumer for RedisConsumer {
 
     async fn stop(&self) {
         // What could not be put back comes back after its lease.
-        let _ = self.core.stop().await;
+        let _ = self.stop_core().await;
     }
 
     async fn close(&self) -> Result<()> {
         let core = &self.core;
-        let stopped = core.stop().await;
+        let stopped = self.stop_core().await;
         let closed_before = core.stage.send_replace(Stage::Closed) == Stage::Closed;
         self.end_tasks();
         let held: Vec<u64> = lock(&core.held).keys().copied().collect();
         let back = settle::hand_back(core, held).await;
-        let in_order = stopped?;
+        stopped?;
         if !closed_before {
-            core.empty_private_lists(in_order).await?;
+            core.empty_private_lists(self.in_order.load(Ordering::SeqCst)).await?;
         }
         back
     }

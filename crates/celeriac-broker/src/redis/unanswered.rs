@@ -4,6 +4,9 @@
 //! held in our name then, and nobody would know until its lease is over. Each call has tags of its own, so it can be
 //! looked up: once before anything else is claimed, and then each second for as long as a lease, since what was sent may
 //! still be on its way to the server.
+//!
+//! What did not come once may be too much for the line. So it is given in parts, then message by message; and a message
+//! that does not come even so is left to others.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -12,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use celeriac_error::Result;
 use celeriac_protocol::envelope;
+use redis::Value;
 use tokio::sync::Notify;
 
 use super::consumer::bulks;
@@ -22,16 +26,25 @@ use super::scripts::FOUND;
 /// How often calls are looked for that may still be on their way.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many bytes are given at once, at first.
+const PART: usize = 1 << 20;
+
+/// After so many looks without an answer a message is given up; after the first, they come one by one.
+const GIVEN_UP_AFTER: u32 = 2;
+
 #[derive(Default)]
 pub(super) struct Unanswered {
     calls: Mutex<Vec<Call>>,
     added: Notify,
-    /// One look at a time: what two find at once would be taken twice.
-    looking: tokio::sync::Mutex<()>,
+    /// How many looks had no answer. One look at a time: what two find at once would be taken twice.
+    looking: tokio::sync::Mutex<u32>,
 }
 
 struct Call {
     prefix: String,
+    /// The number of the first claim that was not given yet.
+    next: usize,
+    /// When it was added, or gave something.
     since: Instant,
     /// It has not been looked for.
     new: bool,
@@ -39,7 +52,7 @@ struct Call {
 
 impl Unanswered {
     pub(super) fn add(&self, prefix: String) {
-        lock(&self.calls).push(Call { prefix, since: Instant::now(), new: true });
+        lock(&self.calls).push(Call { prefix, next: 1, since: Instant::now(), new: true });
         self.added.notify_one();
     }
 
@@ -48,42 +61,96 @@ impl Unanswered {
         lock(&self.calls).iter().any(|call| call.new)
     }
 
-    fn prefixes(&self) -> Vec<String> {
-        lock(&self.calls).iter().map(|call| call.prefix.clone()).collect()
+    fn known(&self) -> Vec<(String, usize)> {
+        lock(&self.calls).iter().map(|call| (call.prefix.clone(), call.next)).collect()
+    }
+
+    /// Forgets what gave nothing for as long as a lease: what there was of it is others' to restore.
+    fn forget_old(&self, lease: Duration) {
+        lock(&self.calls).retain(|call| call.since.elapsed() < lease.max(INTERVAL));
+    }
+
+    /// A look came to the end of this call and found `count` claims, or was cut after them.
+    fn looked(&self, prefix: &str, count: usize, is_cut: bool) {
+        lock(&self.calls).retain_mut(|call| {
+            if call.prefix != prefix {
+                return true;
+            }
+            call.next += count;
+            if is_cut {
+                call.since = Instant::now();
+                return true;
+            }
+            call.new = false;
+            // What has come now will not come again; what has not, may be on its way.
+            call.next == 1
+        });
     }
 }
 
 /// Looks for all of them and takes what is there; says whether there was any.
 pub(super) async fn look(core: &Core) -> Result<bool> {
+    let mut failures = core.unanswered.looking.lock().await;
+    let mut found = false;
+    let outcome = loop {
+        match look_for_part(core, &mut failures).await {
+            Ok((took, more)) => {
+                found |= took;
+                if !more {
+                    *failures = 0;
+                    break Ok(found);
+                }
+            }
+            Err(error) => break Err(error),
+        }
+    };
+    core.unanswered.forget_old(core.lease);
+    outcome
+}
+
+/// Takes one part; says whether it was something, and whether there is more.
+async fn look_for_part(core: &Core, failures: &mut u32) -> Result<(bool, bool)> {
     let unanswered = &core.unanswered;
-    let _looking = unanswered.looking.lock().await;
-    let prefixes = unanswered.prefixes();
-    if prefixes.is_empty() {
-        return Ok(false);
+    let calls = unanswered.known();
+    if calls.is_empty() {
+        return Ok((false, false));
     }
+    let gives_up = *failures >= GIVEN_UP_AFTER;
     let keys = &core.settings.keys;
     let mut call = FOUND.call(&[keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()]);
-    call.arg(core.lease_ms());
-    for prefix in &prefixes {
-        call.arg(prefix);
+    call.arg(if gives_up { 0 } else { core.lease_ms() }).arg(if *failures == 0 { PART } else { 1 });
+    for (prefix, next) in &calls {
+        call.arg(prefix).arg(*next);
     }
-    let replies: Vec<redis::Value> = core.link.script(&FOUND, &call).await?;
+    // A server that is away says nothing about what it would have to send.
+    core.link.open().await?;
+    let reply: Vec<Value> = match core.link.script(&FOUND, &call).await {
+        Ok(reply) => reply,
+        Err(error) => {
+            *failures += u32::from(error.is_transient());
+            return Err(error);
+        }
+    };
+    if gives_up {
+        *failures = GIVEN_UP_AFTER - 1;
+    }
+    let more = reply.first() == Some(&Value::Int(1));
+    let looked_at = reply.len().saturating_sub(1);
     let mut claimed = Vec::new();
-    for (prefix, reply) in prefixes.iter().zip(replies) {
-        let records = bulks(reply).unwrap_or_default();
-        // What has come now will not come again; what has not, may be on its way.
-        lock(&unanswered.calls).retain_mut(|call| {
-            let ours = call.prefix == *prefix;
-            call.new &= !ours;
-            !ours || (records.is_empty() && call.since.elapsed() < core.lease.max(INTERVAL))
-        });
-        claimed.extend(records.iter().zip(1..).map(|(record, number)| claim(core, prefix, number, record)));
+    for (place, ((prefix, next), records)) in calls.iter().zip(reply.into_iter().skip(1)).enumerate() {
+        let records = bulks(records).unwrap_or_default();
+        unanswered.looked(prefix, records.len(), more && place + 1 == looked_at);
+        if !gives_up {
+            claimed.extend(
+                records.iter().zip(*next..).map(|(record, number)| claim(core, prefix, number, record)),
+            );
+        }
     }
-    let found = !claimed.is_empty();
-    if found {
-        core.accept(claimed).await;
+    let took = !claimed.is_empty();
+    if took {
+        core.take_in(claimed).await;
     }
-    Ok(found)
+    Ok((took, more))
 }
 
 /// The claim that this record was written for.

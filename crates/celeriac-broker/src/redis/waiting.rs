@@ -235,7 +235,9 @@ impl Waiting {
                 Ok(Woken::Claimed(messages)) => {
                     spent = grant.number;
                     self.core.expect_more(&messages, self.core.use_grant());
-                    self.core.accept(messages).await;
+                    // In a task of its own: who ends this one does not wait for ever, and what is held must not be forgotten.
+                    let core = Arc::clone(&self.core);
+                    let _ = tokio::spawn(async move { core.take_in(messages).await }).await;
                 }
                 Err(error) => {
                     connection = None;
