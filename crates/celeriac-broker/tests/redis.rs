@@ -451,17 +451,9 @@ async fn what_can_be_no_message_never_comes_where_kombus_restore_would_end_at_it
     let (url, stoppable) = (server.url(), Stoppable::start());
     let nested = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let in_object = format!("{{\"a\": {nested}}}");
-    let malformed: Vec<&[u8]> = vec![
-        b"not json",
-        b"[]",
-        b"",
-        b"{\"a\": }",
-        b" {",
-        b"\xff\xfe",
-        nested.as_bytes(),
-        b"{\"a\": [1}",
-        b"}{",
-    ];
+    let malformed: Vec<&[u8]> = vec![b"not json", b"[]", b"", b" {", b"\xff\xfe", nested.as_bytes(), b"}{"];
+    // The script parses nothing, so whoever reads these finds out.
+    let broken_inside: Vec<&[u8]> = vec![b"{\"a\": }", b"{\"a\": [1}", in_object.as_bytes()];
     let (consumer, queues) = stoppable
         .run(async move {
             let consumer = consume_with_lease(&open(&url), &["q"], SHORT_LEASE).await;
@@ -478,13 +470,12 @@ async fn what_can_be_no_message_never_comes_where_kombus_restore_would_end_at_it
         connection.lpop::<_, Vec<u8>>("elsewhere", None).await.unwrap()
     };
     let mut together = redis::cmd("LPUSH");
-    together.arg("q").arg(&malformed).arg(&good).arg(in_object.as_bytes());
+    together.arg("q").arg(&malformed).arg(&good).arg(&broken_inside);
     let _: () = together.query_async(&mut connection).await.unwrap();
     let other = open(&server.url());
     until(|| async { (other.dead_count().await.unwrap() == malformed.len() as u64).then_some(()) }).await;
     let records: Vec<Vec<u8>> = connection.hvals("unacked").await.unwrap();
-    // Too long to be parsed there, so whoever reads it finds out.
-    assert_eq!(records.len(), 2);
+    assert_eq!(records.len(), 1 + broken_inside.len());
     assert!(records.iter().any(|record| record[1..].starts_with(&good)));
     let letters = other.dead_letters(0, 100).await.unwrap();
     for (letter, raw) in letters.iter().zip(&malformed) {
@@ -497,7 +488,7 @@ async fn what_can_be_no_message_never_comes_where_kombus_restore_would_end_at_it
 
     // The consumer is told of each, and the letters say what exactly is wrong.
     let asked = Arc::clone(&consumer);
-    let count = malformed.len() + 2;
+    let count = malformed.len() + 1 + broken_inside.len();
     let deliveries = stoppable.run(async move { take(&asked, count).await }).await;
     assert_eq!(deliveries.iter().filter(|delivery| delivery.message.is_ok()).count(), 1);
     let refused: Vec<_> = deliveries
@@ -510,7 +501,7 @@ async fn what_can_be_no_message_never_comes_where_kombus_restore_would_end_at_it
         assert_eq!(settled.unwrap(), Settled::Done);
     }
     let letters = within(queues.dead_letters(0, 100)).await.unwrap();
-    assert_eq!(letters.len(), malformed.len() + 1, "each once");
+    assert_eq!(letters.len(), malformed.len() + broken_inside.len(), "each once");
     assert!(letters.iter().all(|letter| letter.detail == "seen"), "{letters:?}");
     assert_eq!(connection.hlen::<_, usize>("unacked").await.unwrap(), 1);
     let left: Vec<String> = connection.keys("celeriac.aside:*").await.unwrap();
@@ -535,6 +526,126 @@ async fn a_message_of_another_writer_is_as_good() {
     assert_eq!((body(&came), &came.raw[..]), ("one".to_owned(), other.as_bytes()));
     settle(&consumer, &came, Outcome::Ack).await;
     assert_eq!(within(transport.dead_count()).await.unwrap(), 0);
+}
+
+/// The server has a parser that refuses a lone surrogate, which Python's and ours read.
+#[tokio::test]
+async fn a_lone_surrogate_of_another_writer_is_settled_and_dead_nowhere() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let mut connection = server.connection().await;
+    let message = concat!(
+        r#"{"headers":{"task":"test","note":"\ud800"},"content-type":"application/json","#,
+        r#""content-encoding":"utf-8","properties":{"body_encoding":"utf-8"},"body":"one"}"#
+    );
+    let consumer = consume(&transport, &["q"]).await;
+    // Claimed by looking, and by waiting.
+    for waits in [false, true] {
+        let asked = Arc::clone(&consumer);
+        let coming = if waits {
+            let coming = tokio::spawn(async move { take_one(&asked).await });
+            until(|| async {
+                server.connection().await.exists("celeriac.credits").await.ok().filter(|&it| it)
+            })
+            .await;
+            let _: () = connection.lpush("q", message).await.unwrap();
+            coming
+        } else {
+            let _: () = connection.lpush("q", message).await.unwrap();
+            tokio::spawn(async move { take_one(&asked).await })
+        };
+        let came = within(coming).await.unwrap();
+        assert_eq!((body(&came), &came.raw[..]), ("one".to_owned(), message.as_bytes()));
+        assert_eq!(within(transport.dead_count()).await.unwrap(), 0);
+        settle(&consumer, &came, Outcome::Ack).await;
+    }
+    assert_eq!(within(transport.dead_count()).await.unwrap(), 0);
+    assert!(!connection.exists::<_, bool>("unacked").await.unwrap());
+}
+
+#[tokio::test]
+async fn ten_megabytes_of_blanks_are_buried_once() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let mut connection = server.connection().await;
+    let blanks = " ".repeat(10_000_000);
+    let malformed = [format!("{{{blanks}"), format!("[{blanks}"), blanks];
+    let consumer = consume(&transport, &["q"]).await;
+    for raw in &malformed {
+        let _: () = connection.lpush("q", raw).await.unwrap();
+        let came = take_one(&consumer).await;
+        assert!(came.message.is_err() && came.raw == raw);
+        settle(&consumer, &came, Outcome::Dead { reason: "malformed", detail: "seen".to_owned() }).await;
+    }
+    let letters = within(transport.dead_letters(0, 10)).await.unwrap();
+    assert_eq!(letters.len(), malformed.len());
+    for (letter, raw) in letters.iter().zip(&malformed) {
+        assert_eq!(letter.detail, "seen");
+        assert!(transport.dead_letter(&letter.id).await.unwrap().unwrap().1 == raw);
+    }
+    for key in ["q", "unacked", "unacked_index", "celeriac.leases"] {
+        assert!(!connection.exists::<_, bool>(key).await.unwrap(), "{key}");
+    }
+}
+
+/// Waits (on so many lists that some have no connection of their own) or looks while a key of the dead list is none, and
+/// gets everything when it is gone.
+async fn a_wrong_key_loses_nothing(server: &RedisServer, key: &str, waits: bool, lists: usize) {
+    let transport = open(&server.url());
+    let mut connection = server.connection().await;
+    let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
+    let names: Vec<String> = (0..lists).map(|number| format!("q{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let last = names[lists - 1];
+    let consumer = consume(&transport, &names).await;
+    let asked = Arc::clone(&consumer);
+    let asking = waits.then(|| tokio::spawn(async move { asked.receive(10).await }));
+    if waits {
+        until(|| async { server.connection().await.exists("celeriac.credits").await.ok().filter(|&it| it) })
+            .await;
+    }
+    // One command, so that the script finds it as soon as it finds a message.
+    let good = envelope::encode(&to(last, "good").message, "", last);
+    redis::pipe()
+        .atomic()
+        .set(key, "no number, no hash, no set")
+        .lpush(last, &["not json", &good, "[]"])
+        .exec_async(&mut connection)
+        .await
+        .unwrap();
+    let failed = match asking {
+        Some(asking) => within(asking).await.unwrap(),
+        None => within(consumer.receive(10)).await,
+    };
+    assert!(failed.is_err(), "{key}: {failed:?}");
+    assert!(!connection.exists::<_, bool>("unacked").await.unwrap());
+
+    let _: () = connection.del(key).await.unwrap();
+    let mut came = Vec::new();
+    while came.len() < 3 {
+        // What a connection had met before may be told once more.
+        came.extend(within(consumer.receive(10)).await.unwrap_or_default());
+    }
+    let mut seen: Vec<&[u8]> = came.iter().map(|delivery| &delivery.raw[..]).collect();
+    seen.sort_unstable();
+    let mut expected: Vec<&[u8]> = vec![b"not json", b"[]", good.as_bytes()];
+    expected.sort_unstable();
+    assert_eq!(seen, expected, "{key}");
+    assert_eq!(came.iter().filter(|delivery| delivery.message.is_ok()).count(), 1);
+    assert_eq!(within(transport.dead_count()).await.unwrap(), 2);
+    let held: usize = connection.hlen("unacked").await.unwrap();
+    assert_eq!((held, within(transport.queue_length(last)).await.unwrap()), (1, 0));
+    within(consumer.close()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_of_the_dead_list_that_is_none_loses_no_message() {
+    let server = RedisServer::start().await;
+    for key in ["celeriac.dead", "celeriac.dead_raw", "celeriac.dead_index", "celeriac.dead_last"] {
+        for (waits, lists) in [(false, 1), (true, 1), (true, 20)] {
+            a_wrong_key_loses_nothing(&server, key, waits, lists).await;
+        }
+    }
 }
 
 #[tokio::test]

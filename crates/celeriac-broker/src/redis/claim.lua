@@ -7,28 +7,11 @@
 --       7 '1' to share between queues, 8 number of queues, 9… the queues' names as JSON texts
 -- Gives {offset of the list in KEYS from 6, {messages}, …}; the n-th message got the tag prefix .. n.
 
--- A key of a wrong type has to fail here: once something is popped there is no way back.
-redis.call('HLEN', KEYS[1])
-redis.call('ZCARD', KEYS[2])
-redis.call('ZCARD', KEYS[3])
-
-local prefix, most, slots, bytes = ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local most, slots, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local fair, queues = ARGV[7] == '1', tonumber(ARGV[8])
+local add, write = claims(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], ARGV[3])
 local workers = redis.call('ZCARD', KEYS[5])
-local time = redis.call('TIME')
-local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[3] / 1000)
-local given, taken, records, scores = {}, 0, {}, {}
-local allowed, failure = {}, nil
-
--- Lua's stack bounds the number of arguments of one call.
-local function write()
-  if #records > 0 then
-    redis.call('HSET', KEYS[1], unpack(records))
-    redis.call('ZADD', KEYS[2], unpack(scores))
-    redis.call('ZADD', KEYS[3], unpack(scores))
-    records, scores = {}, {}
-  end
-end
+local given, taken, allowed, failure = {}, 0, {}, nil
 
 for first = 6, #KEYS, queues do
   local open = {}
@@ -56,22 +39,7 @@ for first = 6, #KEYS, queues do
         local got = {}
         bytes = pop(KEYS[place], wanted, bytes, got)
         allowed[place] = allowed[place] - #got
-        local queue = ', "", ' .. ARGV[9 + (place - 6) % queues] .. ']'
-        for _, raw in ipairs(got) do
-          taken = taken + 1
-          local tag = prefix .. taken
-          if may_be_message(raw) then
-            records[#records + 1] = tag
-            records[#records + 1] = '[' .. raw .. queue
-            scores[#scores + 1] = expiry
-            scores[#scores + 1] = tag
-          else
-            put_aside(KEYS[3], tag, ARGV[9 + (place - 6) % queues], raw, time)
-          end
-          if #records >= 1000 then
-            write()
-          end
-        end
+        taken = add(ARGV[9 + (place - 6) % queues], got)
         given[#given + 1] = place - 6
         given[#given + 1] = got
         if #got == wanted and allowed[place] > 0 then

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::lease::{self, Leases};
 use super::link::Link;
 use super::listener::Listener;
+use super::malformed;
 use super::routing::Router;
 use super::settings::{QueueOrder, Settings};
 use super::settle;
@@ -259,8 +260,10 @@ impl Core {
     /// Makes deliveries of what scripts claimed.
     pub(super) async fn accept(&self, claimed: Vec<Claimed>) {
         let mut deliveries = Vec::with_capacity(claimed.len());
+        let (mut doubtful, mut aside) = (Vec::with_capacity(claimed.len()), Vec::new());
         for Claimed { id, queue, list, raw } in claimed {
             let tag = self.tags.fetch_add(1, Ordering::Relaxed) + 1;
+            let put_aside = !malformed::may_be_message(&raw);
             let held = Held {
                 id,
                 raw: raw.clone(),
@@ -268,15 +271,22 @@ impl Core {
                 queue: Arc::clone(&queue),
                 buried: false,
                 counted: None,
-                settling: 0,
+                // What the script put aside is no claim that a renewal could find: it is being settled already.
+                settling: u32::from(put_aside),
                 unsure: false,
             };
             lock(&self.held).insert(tag, held);
-            let message = envelope::decode(&raw);
+            let mut message = envelope::decode(&raw);
+            if put_aside {
+                aside.push(tag);
+                // Whatever the decoder thinks of it: what lies in the dead list must not begin.
+                message = message.and_then(|_| Err(malformed::refused()));
+            } else {
+                doubtful.push(tag);
+            }
             deliveries.push(Delivery { tag: DeliveryTag(tag), queue, raw, message });
         }
-        let tags: Vec<u64> = deliveries.iter().map(|delivery| delivery.tag.0).collect();
-        let lost = lease::doubt(self, &tags).await;
+        let lost = lease::doubt(self, &doubtful).await;
         deliveries.retain(|delivery| !lost.contains(&delivery.tag.0));
         let unreadable: Vec<(u64, String)> = deliveries
             .iter()
@@ -285,7 +295,18 @@ impl Core {
         if !unreadable.is_empty() {
             settle::bury(self, &unreadable).await;
         }
-        lock(&self.ready).extend(deliveries);
+        {
+            // Both at once: a renewal takes what is lost from the one, then from the other.
+            let mut all = lock(&self.held);
+            for tag in aside {
+                if let Some(held) = all.get_mut(&tag) {
+                    held.settling = held.settling.saturating_sub(1);
+                }
+            }
+            // A renewal may have told meanwhile that it is lost.
+            deliveries.retain(|delivery| all.contains_key(&delivery.tag.0));
+            lock(&self.ready).extend(deliveries);
+        }
         self.arrived.notify_waiters();
     }
 

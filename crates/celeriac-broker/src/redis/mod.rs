@@ -13,6 +13,7 @@ mod keys;
 mod lease;
 mod link;
 mod listener;
+mod malformed;
 mod publish;
 mod record;
 mod restore;

@@ -42,3 +42,48 @@ local function credit_of(credits, consumer)
   local most, slots = string.match(redis.call('HGET', credits, consumer) or '', '^(%d+):(%d+)$')
   return tonumber(most or '0'), tonumber(slots or '0')
 end
+
+-- What one call claims: gives `add(queue, messages)`, which takes what was popped (the queue's name as JSON text) and says how
+-- many it is by now, and `write()`, for the end. The n-th message gets the tag prefix .. n. Goes before anything is popped: a key
+-- of a wrong type has to fail here, since later there is no way back.
+local function claims(unacked, index, leases, credits, workers, prefix, lease)
+  redis.call('HLEN', unacked)
+  redis.call('ZCARD', index)
+  redis.call('ZCARD', leases)
+  redis.call('HLEN', credits)
+  redis.call('ZCARD', workers)
+  check_aside(leases)
+  local time = redis.call('TIME')
+  local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + lease / 1000)
+  local taken, records, scores = 0, {}, {}
+  local function write()
+    if #records > 0 then
+      redis.call('HSET', unacked, unpack(records))
+      redis.call('ZADD', index, unpack(scores))
+      redis.call('ZADD', leases, unpack(scores))
+      records, scores = {}, {}
+    end
+  end
+  local function add(queue, messages)
+    local rest = ', "", ' .. queue .. ']'
+    for _, raw in ipairs(messages) do
+      taken = taken + 1
+      local tag = prefix .. taken
+      if may_be_message(raw) then
+        records[#records + 1] = tag
+        records[#records + 1] = '[' .. raw .. rest
+        scores[#scores + 1] = expiry
+        scores[#scores + 1] = tag
+        -- Lua's stack bounds the number of arguments of one call.
+        if #records >= 1000 then
+          write()
+        end
+      else
+        put_aside(leases, tag, queue, raw, time)
+      end
+    end
+    return taken
+  end
+  return add, write
+end
+

@@ -5,13 +5,11 @@ use std::sync::LazyLock;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ServerErrorKind, ToRedisArgs};
 
+use super::malformed::MALFORMED;
 use crate::redis_result::STORE_RESULT;
 
 /// The function that puts a message into the dead list.
 const BURY: &str = include_str!("bury.lua");
-
-/// The functions that keep out of `unacked` what can be no message.
-const MALFORMED: &str = include_str!("malformed.lua");
 
 pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| claiming(include_str!("claim.lua")));
 pub(super) static WAKE: LazyLock<Script> = LazyLock::new(|| claiming(include_str!("wake.lua")));

@@ -5,10 +5,6 @@
 -- ARGV  1 consumer, 2 prefix of the tags, 3 lease in ms, 4 the most bytes, 5 the queue's name as JSON text
 -- Gives the messages, whose tags are prefix .. 1, …; or, when they were put back, how many.
 
-redis.call('HLEN', KEYS[3])
-redis.call('ZCARD', KEYS[4])
-redis.call('ZCARD', KEYS[5])
-
 local moved = redis.call('LLEN', KEYS[1])
 if moved == 0 then
   return {}
@@ -23,6 +19,7 @@ if keep == 0 then
   return moved
 end
 
+local add, write = claims(KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], ARGV[2], ARGV[3])
 local messages = redis.call('RPOP', KEYS[1], keep)
 if credit > moved then
   local bytes = tonumber(ARGV[4])
@@ -35,26 +32,6 @@ if credit > moved then
 end
 redis.call('HDEL', KEYS[6], ARGV[1])
 
-local time = redis.call('TIME')
-local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[3] / 1000)
-local queue = ', "", ' .. ARGV[5] .. ']'
-for first = 1, #messages, 500 do
-  local records, scores = {}, {}
-  for place = first, math.min(first + 499, #messages) do
-    local tag = ARGV[2] .. place
-    if may_be_message(messages[place]) then
-      records[#records + 1] = tag
-      records[#records + 1] = '[' .. messages[place] .. queue
-      scores[#scores + 1] = expiry
-      scores[#scores + 1] = tag
-    else
-      put_aside(KEYS[5], tag, ARGV[5], messages[place], time)
-    end
-  end
-  if #records > 0 then
-    redis.call('HSET', KEYS[3], unpack(records))
-    redis.call('ZADD', KEYS[4], unpack(scores))
-    redis.call('ZADD', KEYS[5], unpack(scores))
-  end
-end
+add(ARGV[5], messages)
+write()
 return messages
