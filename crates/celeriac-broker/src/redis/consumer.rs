@@ -84,6 +84,7 @@ impl Core {
             if outcome.is_err() {
                 self.close_grant();
                 self.sweep_next();
+                self.arrived.notify_waiters();
             }
             return outcome;
         }
@@ -164,6 +165,8 @@ impl Core {
                 self.open_grant(max, slots, uses);
             } else {
                 self.close_grant();
+                // Whoever asked for this may be gone, and the credit that it took back another's, who must ask again.
+                self.arrived.notify_waiters();
             }
             return Ok(());
         }
