@@ -1,11 +1,11 @@
 /** A worker is killed at each instant of a delivery's life, on each broker; whoever comes next finishes everything. */
 
-import { DeadList } from '../support/reliability/dead-list.ts'
 import { describe, expect, test } from 'vitest'
 import { type RedisBroker, startRedisBroker, startSqliteBroker, type TestBroker } from '../support/brokers.ts'
 import { diedAt, faultPoints, isOver, startDoomed } from '../support/fault-points.ts'
 import { type Fleet, fleet, nodeTasks } from '../support/fleet.ts'
 import { Random } from '../support/random.ts'
+import { DeadList } from '../support/reliability/dead-list.ts'
 import { until } from '../support/wait.ts'
 
 /** What a doomed worker is given to do, so that it comes to its point. */

@@ -75,14 +75,14 @@ export class TaskRunner {
       delivery,
       (task, running) =>
         this.#failed(this.#context(delivery, task, running), running, error, outcomes.poison),
-      { outcome: outcomes.poison, error },
+      error,
     )
   }
 
   async #handOver(
     delivery: Delivery,
     work: (task: AnyTask, running: RunningTask) => Promise<void>,
-    lost?: { readonly outcome: Settlement['outcome']; readonly error: unknown },
+    lost?: unknown,
   ): Promise<void> {
     const [tag, name, id] = delivery
     const { app, log } = this.#options
@@ -170,18 +170,15 @@ export class TaskRunner {
     }
   }
 
-  /** Makes values of what is tagged as such; where that cannot be done the task has failed. */
-  #read(
-    delivery: Delivery,
-    running: RunningTask,
-    lost?: { readonly outcome: Settlement['outcome']; readonly error: unknown },
-  ): boolean {
+  /** Makes values of what is tagged as such; where that cannot be done the task has failed, of `lost` where that is given. */
+  #read(delivery: Delivery, running: RunningTask, lost?: unknown): boolean {
     try {
       if (delivery[5]) for (const index of [3, 4, 6] as const) revive(delivery[index])
       return true
     } catch (error) {
       this.#options.log.unreadable(running.id, running.name, error)
-      this.#settle(running, { outcome: lost?.outcome ?? outcomes.reject, ...failureOf(lost?.error ?? error) })
+      const outcome = lost === undefined ? outcomes.reject : outcomes.poison
+      this.#settle(running, { outcome, ...failureOf(lost ?? error) })
       return false
     }
   }

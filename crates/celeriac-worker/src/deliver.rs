@@ -340,7 +340,9 @@ pub(crate) fn collect(shared: &Shared) -> String {
     let state = &mut *state;
     let now = Timestamp::now();
     let mut skipped = Vec::new();
-    while state.running < shared.options.concurrency && shared.leases_stand() {
+    // Once for all: each is asked for again right before its body.
+    let stands = shared.leases_stand();
+    while stands && state.running < shared.options.concurrency {
         // More goes with the next call, which finds it ready.
         if out.len() > LARGE_BATCH {
             break;

@@ -22,8 +22,10 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     let mut reminded = Instant::now();
     while !shared.is_stopping() {
         consume::stop_or(&shared, shared.options.patience / 10).await;
-        // The time of one that had its last chance may be over.
-        shared.deliverable.notify_one();
+        if shared.state().beginning.is_some() {
+            // The time of one that had its last chance may be over.
+            shared.deliverable.notify_one();
+        }
         if !is_stuck(&shared) {
             continue;
         }
