@@ -378,7 +378,10 @@ export class Celery {
     return {
       url,
       transportOptions: encodeJson(
-        withSnakeCaseKeys(conf.brokerTransportOptions as Record<string, unknown>),
+        {
+          ...withSnakeCaseKeys(conf.brokerTransportOptions as Record<string, unknown>),
+          ...(conf.brokerUseSsl ? { ssl: conf.brokerUseSsl } : {}),
+        },
         'brokerTransportOptions',
       ),
       connectTimeoutMs: 1000 * (conf.brokerConnectionTimeout ?? 4),

@@ -287,6 +287,22 @@ describe('what the core is told', () => {
     await told.close()
   })
 
+  test('how TLS is used', async () => {
+    const tls = { sslCaCerts: 'ca.pem', ssl_certfile: 'client.pem' }
+    const told = new Celery({
+      broker: 'redis://host',
+      brokerUseSsl: tls,
+      backend: 'redis://host',
+      redisBackendUseSsl: tls,
+    })
+    await told.sendTask('t')
+    await told.AsyncResult('id').state()
+    const ssl = { ssl_ca_certs: 'ca.pem', ssl_certfile: 'client.pem' }
+    expect(JSON.parse(FakeBroker.last.options.transportOptions)).toEqual({ ssl })
+    expect(JSON.parse(FakeResults.last.options.options)).toMatchObject({ ssl })
+    await told.close()
+  })
+
   test('where results are, and how to get there', async () => {
     app.conf.update({
       resultBackendTransportOptions: { globalKeyprefix: 'p' },

@@ -46,7 +46,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   brokerNativeDelayedDeliveryQueueType: RABBITMQ,
   brokerPoolLimit: CORE,
   brokerPoolAcquireTimeout: CORE,
-  brokerUseSsl: 'TLS is asked for by the scheme of the URL, such as rediss://',
 
   controlQueueTtl: REMOTE_CONTROL,
   controlQueueExpires: REMOTE_CONTROL,
@@ -136,7 +135,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   resultBackendBaseSleepBetweenRetriesMs: CORE,
   resultBackendAlwaysRetry: CORE,
   resultBackendThreadSafe: CORE,
-  redisBackendUseSsl: 'TLS is asked for by the scheme of the URL, rediss://',
   redisMaxConnections: CORE,
   redisRetryOnTimeout: CORE,
   redisSocketKeepalive: CORE,

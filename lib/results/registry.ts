@@ -31,5 +31,6 @@ export function openResultStore(conf: Settings): ResultStore {
 function storeOptions(conf: Settings): Record<string, unknown> {
   const options = withSnakeCaseKeys(conf.resultBackendTransportOptions as Record<string, unknown>)
   if (conf.redisSocketTimeout !== null) options['socket_timeout'] ??= conf.redisSocketTimeout
+  if (conf.redisBackendUseSsl) options['ssl'] = conf.redisBackendUseSsl
   return options
 }

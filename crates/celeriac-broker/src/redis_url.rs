@@ -107,7 +107,7 @@ impl RedisUrl {
     ///
     /// # Errors
     /// [`Error::InvalidUrl`] names the part that is wrong: a database that is no number, a port out of range,
-    /// `rediss://` without `ssl_cert_reqs`, `ssl_…` in the query of a `redis://` URL.
+    /// a word for `ssl_cert_reqs` that there is not, `ssl_…` in the query of a `redis://` URL.
     pub fn parse(url: &str, options: &Map<String, Value>) -> Result<Self> {
         let masked = masked(url);
         let invalid = |reason: String| Error::InvalidUrl { url: masked.clone(), reason };
@@ -133,6 +133,7 @@ impl RedisUrl {
             merged.insert(key.into_owned(), Value::String(value.into_owned()));
         }
         merged.extend(options.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let wants_tls = kind == "rediss" || take_tls_options(&mut merged).map_err(&invalid)?;
 
         let path = decode(path).map_err(&invalid)?;
         let text = |key: &str| match merged.get(key) {
@@ -150,7 +151,7 @@ impl RedisUrl {
             (RedisAddress::Socket(PathBuf::from(file)), text("virtual_host").or_else(|| text("db")))
         } else {
             let (host, port) = host_and_port(host_port).map_err(&invalid)?;
-            let tls = tls(kind == "rediss", &merged).map_err(&invalid)?;
+            let tls = tls(wants_tls, &merged).map_err(&invalid)?;
             let path = Some(path).filter(|path| !path.is_empty());
             (
                 RedisAddress::Tcp { host, port, tls },
@@ -403,20 +404,38 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
     Ok((if host.is_empty() { DEFAULT_HOST.to_owned() } else { host }, port))
 }
 
-/// TLS is on for `rediss://`, and where the options (`broker_use_ssl`, `redis_backend_use_ssl`) ask for it.
-fn tls(scheme: bool, options: &Map<String, Value>) -> Result<Option<RedisTls>, String> {
-    if !scheme && !TLS_OPTIONS.iter().any(|key| options.contains_key(*key)) {
+/// Spreads `ssl` (`broker_use_ssl`, `redis_backend_use_ssl`) among the other options, by kombu's names for Redis or by those
+/// that it has for AMQP, without `ssl_`. Says whether TLS is asked for.
+fn take_tls_options(options: &mut Map<String, Value>) -> Result<bool, String> {
+    match options.remove("ssl") {
+        Some(Value::Object(given)) => {
+            for (key, value) in given {
+                let name = if key.starts_with("ssl_") { key.clone() } else { format!("ssl_{key}") };
+                if !TLS_OPTIONS.contains(&name.as_str()) {
+                    let known = TLS_OPTIONS.join(", ");
+                    return Err(format!("there is no TLS option `{key}`; there are {known}"));
+                }
+                options.insert(name, value);
+            }
+            Ok(true)
+        }
+        Some(Value::Bool(true)) => Ok(true),
+        _ => Ok(TLS_OPTIONS.iter().any(|key| options.contains_key(*key))),
+    }
+}
+
+/// Certificates are checked unless the options say otherwise, as redis-py does; Celery's result backend wants a word on it.
+fn tls(wanted: bool, options: &Map<String, Value>) -> Result<Option<RedisTls>, String> {
+    if !wanted {
         return Ok(None);
     }
     let verify = match text(options, "ssl_cert_reqs").as_deref() {
         // The numbers are those of Python's ssl module.
-        Some("CERT_REQUIRED" | "required" | "2" | "CERT_OPTIONAL" | "optional" | "1") => true,
+        None | Some("CERT_REQUIRED" | "required" | "2" | "CERT_OPTIONAL" | "optional" | "1") => true,
         Some("CERT_NONE" | "none" | "0") => false,
-        given => {
-            let given = given.map_or("it is missing".to_owned(), |given| format!("it is `{given}`"));
+        Some(given) => {
             return Err(format!(
-                "TLS needs ssl_cert_reqs to be CERT_REQUIRED, CERT_OPTIONAL or CERT_NONE, and {given}: \
-                 write rediss://…?ssl_cert_reqs=CERT_REQUIRED"
+                "ssl_cert_reqs must be CERT_REQUIRED (the default), CERT_OPTIONAL or CERT_NONE, not `{given}`"
             ));
         }
     };
@@ -513,20 +532,44 @@ mod tests {
     }
 
     #[test]
-    fn tls_needs_a_word_on_certificates() {
-        assert!(reason("rediss://host").contains("ssl_cert_reqs"));
+    fn tls_checks_certificates_unless_told_otherwise() {
         assert!(reason("rediss://host?ssl_cert_reqs=maybe").contains("`maybe`"));
         assert!(reason("redis://host?ssl_cert_reqs=CERT_NONE").contains("rediss://"));
         let read = parse("rediss://host?ssl_cert_reqs=CERT_REQUIRED&ssl_ca_certs=%2Fca%2Fca.pem");
         let RedisAddress::Tcp { tls: Some(tls), .. } = read.address else { panic!("no TLS") };
         assert!(tls.verify && tls.check_hostname);
         assert_eq!(tls.ca_certs, Some(PathBuf::from("/ca/ca.pem")));
-        for (word, verify) in [("none", false), ("optional", true), ("required", true), ("CERT_NONE", false)]
-        {
-            let read = parse(&format!("rediss://host?ssl_cert_reqs={word}"));
+        for (query, verify) in [
+            ("", true),
+            ("?ssl_cert_reqs=none", false),
+            ("?ssl_cert_reqs=optional", true),
+            ("?ssl_cert_reqs=required", true),
+            ("?ssl_cert_reqs=CERT_NONE", false),
+        ] {
+            let read = parse(&format!("rediss://host{query}"));
             let RedisAddress::Tcp { tls: Some(tls), .. } = read.address else { panic!("no TLS") };
-            assert_eq!(tls.verify, verify, "{word}");
+            assert_eq!(tls.verify, verify, "{query}");
         }
+    }
+
+    #[test]
+    fn broker_use_ssl_turns_tls_on_by_either_spelling_of_its_options() {
+        for ssl in [json!({ "ssl_certfile": "c.pem" }), json!({ "certfile": "c.pem" })] {
+            let options = json!({ "ssl": ssl });
+            let read = RedisUrl::parse("redis://host", options.as_object().unwrap()).unwrap();
+            let RedisAddress::Tcp { tls: Some(tls), .. } = read.address else { panic!("no TLS") };
+            assert!(tls.verify);
+            assert_eq!(tls.certfile, Some(PathBuf::from("c.pem")));
+        }
+        for (ssl, encrypted) in [(json!(true), true), (json!(false), false), (json!(null), false)] {
+            let options = json!({ "ssl": ssl });
+            let read = RedisUrl::parse("redis://host", options.as_object().unwrap()).unwrap();
+            let RedisAddress::Tcp { tls, .. } = read.address else { panic!("no TCP") };
+            assert_eq!(tls.is_some(), encrypted, "{ssl}");
+        }
+        let options = json!({ "ssl": { "certificate": "c.pem" } });
+        let error = RedisUrl::parse("redis://host", options.as_object().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("`certificate`"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use celeriac_broker::{InlineStore, Outcome, Settled, Transport};
+use celeriac_broker::{InlineStore, Outcome, Settled, Transport, TransportOptions};
 use celeriac_protocol::envelope;
 use celeriac_testkit::redis_server::{RedisServer, RedisServerOptions};
 use redis::AsyncCommands;
@@ -952,40 +952,72 @@ async fn a_wrong_password_and_a_closed_port_are_told_apart() {
 
 #[tokio::test]
 async fn an_encrypted_connection_checks_the_certificate_unless_told_otherwise() {
+    let (_server, port, certificates) = start_with_tls("no").await;
+    let ca_certs = certificates.file("certificate.pem");
+    let with = |query: &str| format!("rediss://localhost:{port}/0{query}");
+    for url in [with("?ssl_cert_reqs=none"), with(&format!("?ssl_ca_certs={ca_certs}"))] {
+        carry_a_message(&open(&url)).await;
+    }
+    assert_eq!(code_of(&open(&with(""))).await, "ERR_CELERIAC_BROKER_UNAVAILABLE");
+    assert_eq!(code_of(&open(&with("?ssl_cert_reqs=required"))).await, "ERR_CELERIAC_BROKER_UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_takes_ours() {
+    let (_server, port, certificates) = start_with_tls("yes").await;
+    let ca_certs = certificates.file("certificate.pem");
+    let url = format!("redis://localhost:{port}/0");
+    let open = |ssl: serde_json::Value| {
+        let options = serde_json::json!({ "ssl": ssl }).as_object().cloned().unwrap_or_default();
+        celeriac_broker::open(&url, TransportOptions { options, ..TransportOptions::default() }).unwrap()
+    };
+    let (certfile, keyfile) = (certificates.file("certificate.pem"), certificates.file("key.pem"));
+    carry_a_message(&open(serde_json::json!({
+        "ssl_ca_certs": ca_certs, "ssl_certfile": certfile, "ssl_keyfile": keyfile,
+    })))
+    .await;
+    let without = open(serde_json::json!({ "ssl_ca_certs": ca_certs }));
+    assert_eq!(code_of(&without).await, "ERR_CELERIAC_BROKER_UNAVAILABLE");
+}
+
+/// A server that only speaks TLS on the port that is given, and the folder with its certificate.
+async fn start_with_tls(auth_clients: &str) -> (RedisServer, u16, Folder) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let folder = tempdir();
-    let file = |name: &str| folder.0.join(name).to_string_lossy().into_owned();
-    std::fs::write(file("certificate.pem"), made.cert.pem()).unwrap();
-    std::fs::write(file("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(folder.file("certificate.pem"), made.cert.pem()).unwrap();
+    std::fs::write(folder.file("key.pem"), made.signing_key.serialize_pem()).unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
     let tls = [
         ("--tls-port", port.to_string()),
-        ("--tls-cert-file", file("certificate.pem")),
-        ("--tls-key-file", file("key.pem")),
-        ("--tls-ca-cert-file", file("certificate.pem")),
-        ("--tls-auth-clients", "no".to_owned()),
+        ("--tls-cert-file", folder.file("certificate.pem")),
+        ("--tls-key-file", folder.file("key.pem")),
+        ("--tls-ca-cert-file", folder.file("certificate.pem")),
+        ("--tls-auth-clients", auth_clients.to_owned()),
     ];
     let arguments = tls.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
-    let _server =
-        RedisServer::start_with(RedisServerOptions { arguments, ..RedisServerOptions::default() }).await;
+    let options = RedisServerOptions { arguments, ..RedisServerOptions::default() };
+    (RedisServer::start_with(options).await, port, folder)
+}
 
-    let with = |query: &str| format!("rediss://localhost:{port}/0?ssl_cert_reqs={query}");
-    for url in [with("none"), with(&format!("required&ssl_ca_certs={}", file("certificate.pem")))] {
-        let transport = open(&url);
-        let consumer = consume(&transport, &["q"]).await;
-        publish(&transport, &[to("q", "hidden")]).await;
-        let delivery = take_one(&consumer).await;
-        assert_eq!(body(&delivery), "hidden");
-        settle(&consumer, &delivery, Outcome::Ack).await;
-        within(transport.close()).await;
-    }
-    assert_eq!(code_of(&open(&with("required"))).await, "ERR_CELERIAC_BROKER_UNAVAILABLE");
+async fn carry_a_message(transport: &Arc<dyn Transport>) {
+    let consumer = consume(transport, &["q"]).await;
+    publish(transport, &[to("q", "hidden")]).await;
+    let delivery = take_one(&consumer).await;
+    assert_eq!(body(&delivery), "hidden");
+    settle(&consumer, &delivery, Outcome::Ack).await;
+    within(transport.close()).await;
 }
 
 /// A folder that goes when it is dropped.
 struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_string_lossy().into_owned()
+    }
+}
 
 fn tempdir() -> Folder {
     let path = std::env::temp_dir().join(format!("celeriac-test-{}", uuid::Uuid::new_v4()));
