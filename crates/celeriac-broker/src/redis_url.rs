@@ -305,7 +305,8 @@ fn tcp_settings() -> TcpSettings {
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
     let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
-    let settings = TcpSettings::default().set_keepalive(keepalive);
+    // What is written is complete: nothing is gained by waiting for more of it.
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let settings = settings.set_user_timeout(UNHEARD_OF);
     settings
