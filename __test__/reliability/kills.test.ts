@@ -3,13 +3,13 @@ import { type BrokerKind, brokers } from '../support/brokers.ts'
 import { fleet, type Fleet } from '../support/fleet.ts'
 import { type Death, feed, idsThatEnded, kill, killAgainAndAgain, recoveries } from '../support/killing.ts'
 import { Random } from '../support/random.ts'
-import { BUSY, expectEmpty } from '../support/reliability/expectations.ts'
-import { figure, median, spread } from '../support/reliability/figures.ts'
+import { expectEmpty } from '../support/reliability/expectations.ts'
+import { figure, spread } from '../support/reliability/figures.ts'
 
 /** Seconds. */
 const LEASE = 2
-/** What is to come back soon after the lease may cost so much more. */
-const MARGIN = 1
+/** Seconds that a test machine with other things to do may add to what is promised. */
+const ALLOWANCE = 0.5
 const QUEUE = 'work'
 const KILLS = 50
 
@@ -18,7 +18,8 @@ const settings = (kind: BrokerKind, visibilityTimeout: number) => ({
   python: { broker_transport_options: kind.impatience(visibilityTimeout) },
 })
 
-const startNode = (nodes: Fleet) => () => nodes.nodeWorker({ queues: QUEUE, args: ['-c', '10'] })
+const startNode = (nodes: Fleet) => (node: string) =>
+  nodes.nodeWorker({ queues: QUEUE, args: ['-c', '10', '-n', node] })
 
 /** Every one is there and no other, and none is missing in the result backend. */
 async function expectAll(nodes: Fleet, ids: readonly string[]): Promise<void> {
@@ -30,13 +31,12 @@ async function expectAll(nodes: Fleet, ids: readonly string[]): Promise<void> {
   }
 }
 
-/** As a rule what they held is begun elsewhere within that many seconds, and always soon after. */
+/** Whatever they held is begun elsewhere within that many seconds. */
 function expectRecovered(kind: BrokerKind, nodes: Fleet, deaths: readonly Death[], seconds: number): void {
   const times = recoveries(nodes.ledger, deaths)
   figure(`${kind.name}: what ${deaths.length} killed workers held began elsewhere`, spread(times))
   expect(times.length).toBeGreaterThan(0)
-  expect(median(times)).toBeLessThanOrEqual(1000 * (seconds + MARGIN))
-  expect(times.filter((milliseconds) => milliseconds > 1000 * (seconds + BUSY))).toEqual([])
+  expect(times.filter((milliseconds) => milliseconds > 1000 * (seconds + ALLOWANCE))).toEqual([])
 }
 
 for (const kind of brokers) {
@@ -51,7 +51,12 @@ for (const kind of brokers) {
         : []
 
       const killing = { isOver: false }
-      const over = killAgainAndAgain(random, nodes, { times: KILLS, count: 2, start: startNode(nodes) })
+      const over = killAgainAndAgain(random, nodes, {
+        times: KILLS,
+        count: 2,
+        start: startNode(nodes),
+        claimed: broker.heldBy,
+      })
       const feeding = feed(nodes, {
         queue: QUEUE,
         milliseconds: () => 20,
@@ -85,7 +90,8 @@ for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
       const visibilityTimeout = 5
       const both = fleet(broker, settings(kind, visibilityTimeout))
       const start = startNode(both)
-      const workers = [await start(), await start()]
+      const names = ['one@test', 'two@test']
+      const workers = await Promise.all(names.map(start))
       await both.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '10'] })
       const feeding = { isOver: false }
       const sent = feed(both, {
@@ -98,7 +104,11 @@ for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
         const own = workers.map((worker) => both.ledger.of(worker.child.pid))
         return own.every(({ begun, running }) => begun >= 200 && running.length > 0)
       })
-      const deaths = await Promise.all(workers.map((worker) => kill(both, worker)))
+      const deaths = await Promise.all(
+        workers.map((worker, place) =>
+          kill(both, worker, async () => (await broker.heldBy?.(names[place] ?? '')) ?? []),
+        ),
+      )
       expect(deaths.every(({ held }) => held.length > 0)).toBe(true)
       feeding.isOver = true
       const ids = await sent

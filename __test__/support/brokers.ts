@@ -23,6 +23,8 @@ export interface TestBroker {
   waiting(queue: string): Promise<number>
   /** How many messages are claimed and not settled: ours, and Python's where the broker knows of them. */
   held(): Promise<number>
+  /** The ids of the tasks whose messages a worker of ours of this node name has claimed and not settled. */
+  heldBy?(node: string): Promise<string[]>
   /** SIGKILL for the server, where there is one. */
   kill?(): Promise<void>
   /** Starts the server again, with what it had persisted. */
@@ -89,6 +91,7 @@ export async function startRedisBroker(options: BrokerOptions = {}): Promise<Red
       return lengths.reduce((sum, length) => sum + Number(length), 0)
     },
     held: async () => Number(await server.command('hlen', 'unacked')),
+    heldBy: async (node) => words(await server.command('eval', HELD_BY, '1', 'unacked', `${node}:`)),
     kill: () => server.kill(),
     start: () => server.start(),
     stop,
@@ -103,8 +106,10 @@ export async function startSqliteBroker(): Promise<TestBroker> {
   const client = new Celery('tables', { broker: url })
   await client.broker.connect()
   await client.close()
+  const read = (query: string, ...values: string[]): Promise<string> =>
+    fed([python(), ['-I', '-S', '-c', ASK, file, query, ...values]], Buffer.alloc(0))
   const ask = async (query: string, ...values: string[]): Promise<number> =>
-    Number(await fed([python(), ['-I', '-S', '-c', ASK, file, query, ...values]], Buffer.alloc(0)))
+    Number(await read(query, ...values))
   return {
     name: 'SQLite',
     url,
@@ -124,6 +129,15 @@ export async function startSqliteBroker(): Promise<TestBroker> {
         queue,
       ),
     held: () => ask('SELECT count(*) FROM celeriac_lease'),
+    heldBy: async (node) =>
+      words(
+        await read(
+          `SELECT coalesce(group_concat(json_extract(payload, '$.properties.correlation_id'), ' '), '')
+           FROM kombu_message m JOIN celeriac_lease l ON m.id = l.message_id
+           JOIN celeriac_holder h ON h.id = l.holder_id WHERE h.node = ?`,
+          node,
+        ),
+      ),
     stop: async () => {},
   }
 }
@@ -169,6 +183,18 @@ async function fed([command, args]: [string, string[]], input: Buffer): Promise<
   if (code !== 0) throw new Error(`${command} ended with ${code}: ${output}${errors}`)
   return output
 }
+
+const words = (text: string): string[] => text.split(/\s+/).filter((word) => word !== '')
+
+/** The tag of a claim begins with the name of the node. */
+const HELD_BY = `
+local claims, ids = redis.call('HGETALL', KEYS[1]), {}
+for at = 1, #claims, 2 do
+  if string.sub(claims[at], 1, #ARGV[1]) == ARGV[1] then
+    ids[#ids + 1] = string.match(claims[at + 1], '"correlation_id": "([^"]*)"')
+  end
+end
+return table.concat(ids, ' ')`
 
 const ASK = `
 import sqlite3, sys

@@ -10,51 +10,77 @@ export interface Death {
   readonly process: number
   /** Milliseconds since 1970. */
   readonly at: number
-  /** The tasks that it had received, as its log has it, and that had not ended anywhere. */
+  /** The tasks that it had claimed, as the broker has it, or received, as its log has it, and that had not ended anywhere. */
   readonly held: readonly string[]
   /** How many of those it ran. */
   readonly running: number
 }
 
 /** Kills a worker of ours once it has begun that many tasks and runs some. */
-export async function killWhileItRuns(fleet: Fleet, worker: Running, begun = 1): Promise<Death> {
+export async function killWhileItRuns(
+  fleet: Fleet,
+  worker: Running,
+  begun = 1,
+  claimed?: () => Promise<string[]>,
+): Promise<Death> {
   const { pid } = worker.child
   await fleet.ledger.until(60, `${begun} tasks of the worker that is to be killed`, () => {
     const own = fleet.ledger.of(pid)
     return own.begun >= begun && own.running.length > 0
   })
-  return kill(fleet, worker)
+  return kill(fleet, worker, claimed)
 }
 
-/** Kills a worker of ours. */
-export async function kill(fleet: Fleet, worker: Running): Promise<Death> {
+/** Kills a worker of ours; `claimed` asks the broker for the ids of the tasks that it has not settled. */
+export async function kill(
+  fleet: Fleet,
+  worker: Running,
+  claimed: () => Promise<string[]> = async () => [],
+): Promise<Death> {
   const at = Date.now()
   await worker.end('SIGKILL')
+  const unsettled = await claimed()
   const { ended } = fleet.ledger
   const { running } = fleet.ledger.of(worker.child.pid)
   const received = worker.output.matchAll(/Task \S+\[([0-9a-f-]{36})\] received/g)
-  const held = new Set([...received].map(([, id = '']) => id).filter((id) => !ended.has(id)))
+  // What was claimed a moment ago is not in the log yet.
+  const all = [...unsettled, ...[...received].map(([, id = '']) => id)]
+  const held = new Set(all.filter((id) => !ended.has(id)))
   for (const { id } of running) held.add(id)
   return { process: worker.child.pid ?? 0, at, held: [...held], running: running.length }
 }
 
 /**
  * Keeps `count` workers of ours at work, and kills one of them, whichever, `times` times, each time while it runs tasks;
- * another takes its place. Gives the deaths, and the workers that live.
+ * another takes its place. Gives the deaths, and the workers that live. `start` gets a name for the node, by which
+ * `claimed` asks the broker for the ids of the tasks that it has not settled.
  */
 export async function killAgainAndAgain(
   random: Random,
   fleet: Fleet,
-  { times, count, start }: { times: number; count: number; start: () => Promise<Running> },
+  { times, count, start, claimed = async () => [] }: KillingOptions,
 ): Promise<{ deaths: Death[]; alive: Running[] }> {
-  const alive = await Promise.all(Array.from({ length: count }, start))
+  let started = 0
+  const next = async (): Promise<{ node: string; worker: Running }> => {
+    const node = `mortal${(started += 1)}@test`
+    return { node, worker: await start(node) }
+  }
+  const alive = await Promise.all(Array.from({ length: count }, next))
   const deaths: Death[] = []
   while (deaths.length < times) {
     const place = random.between(0, count - 1)
-    deaths.push(await killWhileItRuns(fleet, alive[place] as Running, random.between(1, 40)))
-    alive[place] = await start()
+    const { node, worker } = alive[place] as { node: string; worker: Running }
+    deaths.push(await killWhileItRuns(fleet, worker, random.between(1, 40), () => claimed(node)))
+    alive[place] = await next()
   }
-  return { deaths, alive }
+  return { deaths, alive: alive.map(({ worker }) => worker) }
+}
+
+export interface KillingOptions {
+  times: number
+  count: number
+  start: (node: string) => Promise<Running>
+  claimed?: ((node: string) => Promise<string[]>) | undefined
 }
 
 /**

@@ -11,6 +11,7 @@ use celeriac_broker::{Exchange, ExchangeType, Outcome, Publication, Settled};
 use celeriac_protocol::envelope;
 use celeriac_testkit::redis_server::{RedisServer, RedisServerOptions};
 use redis::AsyncCommands;
+use redis::aio::MultiplexedConnection;
 
 mod redis_support;
 use redis_support::relay::{Cut, Relay};
@@ -210,6 +211,197 @@ async fn an_outage_longer_than_a_lease_takes_nothing_from_those_who_live() {
     drop(holder);
     until(|| async { (transport.queue_length("q").await.unwrap() == 1).then_some(()) }).await;
     assert_eq!(body(&left), "left");
+}
+
+/// The server's clock, in seconds.
+async fn now(connection: &mut MultiplexedConnection) -> f64 {
+    let (seconds, micros): (f64, f64) = redis::cmd("TIME").query_async(connection).await.unwrap();
+    seconds + micros / 1e6
+}
+
+/// The only consumer that the server knows.
+async fn only_name(connection: &mut MultiplexedConnection) -> String {
+    let mut names: Vec<String> = connection.zrange("celeriac.workers", 0, -1).await.unwrap();
+    assert_eq!(names.len(), 1, "{names:?}");
+    names.remove(0)
+}
+
+/// Waits until this consumer has given a sign of life that many seconds from now.
+async fn until_it_lived_for(connection: &MultiplexedConnection, name: &str, seconds: f64) {
+    let since = now(&mut connection.clone()).await;
+    until(|| {
+        let mut connection = connection.clone();
+        async move {
+            let seen: f64 = connection.zscore("celeriac.workers", name).await.unwrap();
+            (seen >= since + seconds).then_some(())
+        }
+    })
+    .await;
+}
+
+/// Records a claim whose lease ends at that moment, as a worker leaves it that is killed.
+async fn leave_claim(connection: &mut MultiplexedConnection, tag: &str, expiry: f64) {
+    let record = format!("[{}, \"\", \"q\"]", raw("q", tag));
+    let _: () = connection.hset("unacked", tag, record).await.unwrap();
+    for index in ["unacked_index", "celeriac.leases"] {
+        let _: () = connection.zadd(index, tag, expiry).await.unwrap();
+    }
+}
+
+/// Waits until a list has that many messages.
+async fn until_length(connection: &MultiplexedConnection, list: &str, length: usize) {
+    until(|| {
+        let mut connection = connection.clone();
+        async move { (connection.llen::<_, usize>(list).await.unwrap() == length).then_some(()) }
+    })
+    .await;
+}
+
+/// Longer than a consumer counts as one that may just have come back from an outage.
+const SETTLED_IN: f64 = 2.5;
+
+#[tokio::test]
+async fn a_holder_of_the_turn_that_died_delays_what_is_due_by_little() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let mut connection = server.connection().await;
+    let _restorer = consume_with_lease(&transport, &["elsewhere"], SHORT_LEASE).await;
+    let restorer = only_name(&mut connection).await;
+    until_it_lived_for(&connection, &restorer, SETTLED_IN).await;
+    for round in 1..=5 {
+        let dying = consume_with_lease(&transport, &["elsewhere"], SHORT_LEASE).await;
+        until(|| {
+            let (mut connection, restorer) = (connection.clone(), &restorer);
+            async move {
+                let holder: Option<String> = connection.get("celeriac.restore_turn").await.unwrap();
+                holder.is_some_and(|holder| holder != *restorer).then_some(())
+            }
+        })
+        .await;
+        drop(dying);
+        let due = now(&mut connection).await;
+        leave_claim(&mut connection, "left", due).await;
+        until_length(&connection, "q", round).await;
+        let late = now(&mut connection).await - due;
+        // Of the two seconds that are promised, so that what comes back can still begin within them.
+        assert!(late < 1.0, "{late} s in round {round}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_moved_for_a_killed_consumer_comes_back_as_soon_as_what_it_held() {
+    let lease = Duration::from_secs(1);
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let _restorer = consume_with_lease(&open(&server.url()), &["elsewhere"], lease).await;
+    let restorer = only_name(&mut connection).await;
+    until_it_lived_for(&connection, &restorer, SETTLED_IN).await;
+    let killed = now(&mut connection).await;
+    // It gave a sign of life at that very moment.
+    let _: () = connection.zadd("celeriac.workers", "killed", format!("{killed:.3}")).await.unwrap();
+    let _: () = connection.sadd("celeriac.claim:killed", "q").await.unwrap();
+    let _: () = connection.lpush("celeriac.claim:killed:q", raw("q", "moved")).await.unwrap();
+    until_length(&connection, "q", 1).await;
+    let took = now(&mut connection).await - killed;
+    assert!(took < lease.as_secs_f64() + 2.0, "{took} s");
+}
+
+#[tokio::test]
+async fn a_living_consumer_that_was_taken_for_dead_loses_nothing_and_doubles_nothing() {
+    let server = RedisServer::start().await;
+    let (transport, direct) = (open(&server.url()), open(&server.url()));
+    let mut connection = server.connection().await;
+    let consumer = consume(&transport, &["q"]).await;
+    let name = only_name(&mut connection).await;
+    let _restorer = consume_with_lease(&direct, &["elsewhere"], SHORT_LEASE).await;
+    for round in 0..3 {
+        let text = round.to_string();
+        let waiting = tokio::spawn({
+            let consumer = Arc::clone(&consumer);
+            async move { take_one(&consumer).await }
+        });
+        until(|| {
+            let (mut connection, name) = (connection.clone(), &name);
+            async move { connection.hexists::<_, _, bool>("celeriac.credits", name).await.unwrap().then_some(()) }
+        })
+        .await;
+        let private = format!("celeriac.claim:{name}:q");
+        // What a BLMOVE moved whose script has not come yet.
+        let _: () = connection.lpush(&private, raw("q", &text)).await.unwrap();
+        until(|| {
+            let (mut connection, name, private) = (connection.clone(), &name, &private);
+            async move {
+                // Again and again: it gives signs of life.
+                let _: () = connection.zadd("celeriac.workers", name, 1).await.unwrap();
+                (!connection.exists::<_, bool>(private).await.unwrap()).then_some(())
+            }
+        })
+        .await;
+        let came = within(waiting).await.unwrap();
+        assert_eq!(body(&came), text);
+        settle(&consumer, &came, Outcome::Ack).await;
+        assert_eq!(within(direct.queue_length("q")).await.unwrap(), 0);
+    }
+    holds_nothing(&server).await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_starts_after_an_outage_takes_nothing_from_those_who_live() {
+    let options = RedisServerOptions { append_only: true, ..RedisServerOptions::default() };
+    let mut server = RedisServer::start_with(options).await;
+    let transport = open(&server.url());
+    let lease = Duration::from_secs(3);
+    let holder = consume_with_lease(&transport, &["q"], lease).await;
+    publish(&transport, &[to("q", "held")]).await;
+    let held = take_one(&holder).await;
+    let mut starting = Vec::new();
+    for round in 0..3 {
+        server.kill();
+        starting.clear();
+        until(|| async { (!holder.leases_stand()).then_some(()) }).await;
+        server.start_again().await;
+        // Two: the second one finds the first, which knows no more than it.
+        for _ in 0..2 {
+            starting.push(consume_with_lease(&open(&server.url()), &["elsewhere"], lease).await);
+        }
+        assert_eq!(within(holder.lost()).await, [], "in round {round}");
+        assert!(holder.leases_stand());
+    }
+    settle(&holder, &held, Outcome::Ack).await;
+}
+
+#[tokio::test]
+async fn after_everybody_died_a_consumer_that_starts_leaves_time_for_those_who_may_live_and_then_restores() {
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let silent_since = now(&mut connection).await - 10.0;
+    let _: () = connection.zadd("celeriac.workers", "silent", silent_since).await.unwrap();
+    leave_claim(&mut connection, "left", silent_since + 5.0).await;
+    let start = now(&mut connection).await;
+    let lease = Duration::from_secs(2);
+    let _restorer = consume_with_lease(&open(&server.url()), &["elsewhere"], lease).await;
+    let names: Vec<String> = connection.zrange("celeriac.workers", 1, 1).await.unwrap();
+    // With the second of its signs of life it could have restored by the first.
+    until_it_lived_for(&connection, &names[0], 0.1).await;
+    assert!(connection.hexists::<_, _, bool>("unacked", "left").await.unwrap(), "whose it is may renew it");
+    until_length(&connection, "q", 1).await;
+    let took = now(&mut connection).await - start;
+    assert!(took < 10.0, "{took} s");
+}
+
+#[tokio::test]
+async fn what_others_left_comes_back_when_the_memory_of_the_server_is_full() {
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let _: () = connection.zadd("celeriac.workers", "gone", 1).await.unwrap();
+    let _: () = connection.sadd("celeriac.claim:gone", "q").await.unwrap();
+    let _: () = connection.lpush("celeriac.claim:gone:q", raw("q", "moved")).await.unwrap();
+    let _restorer = consume(&open(&server.url()), &["elsewhere"]).await;
+    leave_claim(&mut connection, "left", 1.0).await;
+    let _: () =
+        redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query_async(&mut connection).await.unwrap();
+    assert!(connection.set::<_, _, ()>("key", "value").await.is_err(), "the memory is full");
+    until_length(&connection, "q", 2).await;
 }
 
 #[tokio::test]
@@ -475,7 +667,7 @@ async fn what_is_too_much_for_the_line_is_left_to_others_and_takes_nothing_with_
 const TOO_MUCH: &str = "too_much";
 
 /// Whether somebody is blocked on a list.
-async fn waits(connection: &mut redis::aio::MultiplexedConnection) -> Option<()> {
+async fn waits(connection: &mut MultiplexedConnection) -> Option<()> {
     let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(connection).await.unwrap();
     clients.lines().any(|client| client.contains(" flags=b ")).then_some(())
 }

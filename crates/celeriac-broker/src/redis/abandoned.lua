@@ -8,10 +8,14 @@
 --       forgotten: longer than a BLMOVE can wait, since the server may still move a message for it
 -- Gives how many messages were put back.
 
-local now = tonumber(redis.call('TIME')[1])
+-- So that a server whose memory is full moves them too.
+redis.call('ZREM', KEYS[1], '')
+
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 local dead = {ARGV[2]}
 if ARGV[2] == '' then
-  dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
+  dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('%.3f', now - ARGV[3]))
 end
 local moved = 0
 for _, consumer in ipairs(dead) do

@@ -34,7 +34,7 @@ impl RedisConsumer {
     /// Makes itself known, then begins to wait.
     pub(super) async fn start(core: Core) -> Result<Self> {
         let core = Arc::new(core);
-        restore::announce(&core).await?;
+        restore::announce_new(&core).await?;
         waiting::arrange(&core).await;
         let tasks = vec![
             tokio::spawn(lease::keep(Arc::clone(&core))).abort_handle(),

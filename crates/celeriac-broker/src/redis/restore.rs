@@ -24,11 +24,13 @@ use crate::dead::DeadLetter;
 use crate::fault_point;
 use crate::moment::Moment;
 
-/// How often somebody looks for leases that ran out.
+/// How often a consumer gives a sign of life and looks for leases that ran out, at the least. Together with a turn that its
+/// holder did not live to use, it is how long after its lease something waits.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// After how long without a sign of life a consumer's private lists are emptied. Too early does no harm.
-const DEAD_AFTER: Duration = Duration::from_secs(3);
+/// After how long without a sign of life a consumer's private lists are emptied. Too early does no harm: it loses its credit
+/// too, so it puts back what is moved for it, and asks anew.
+const DEAD_AFTER: Duration = Duration::from_secs(2);
 
 /// After how long a consumer is forgotten: longer than the server can hold a BLMOVE for it.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
@@ -36,6 +38,10 @@ pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// How long the others have after an outage to renew what they hold. All leases may have run out during it, and each consumer
 /// tries at least once a second.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// After how long without a sign of life of anybody else it is assumed that nobody could reach the server. An outage takes
+/// two thirds of a lease to let it run out; less than this many seconds would be no more than a busy machine.
+const QUIET: std::ops::RangeInclusive<f64> = 1.0..=2.0;
 
 /// The most claims and bytes of one round, and how many entries of an index it may look at: the server does nothing else
 /// meanwhile.
@@ -69,6 +75,14 @@ enum Outage {
 }
 
 impl Outage {
+    /// Before a sign of life: whether one that ended is over for us.
+    fn before(self, core: &Core) -> Self {
+        match self {
+            Self::Ended(since) if since.age() >= GRACE && lease::is_renewed(core) => Self::None,
+            other => other,
+        }
+    }
+
     /// After a sign of life that was sent then.
     fn after(self, core: &Core, sent: Moment, answered: bool) -> Self {
         if !answered {
@@ -79,21 +93,39 @@ impl Outage {
             return Self::Ended(Moment::now());
         }
         match self {
-            Self::None => Self::None,
             Self::Lasts => Self::Ended(Moment::now()),
-            Self::Ended(since) if since.age() >= GRACE && lease::is_renewed(core) => Self::None,
-            ended @ Self::Ended(_) => ended,
+            other => other,
+        }
+    }
+
+    /// How much longer the others are to be left alone if they could not reach the server either. Who has just begun cannot know
+    /// what was before.
+    fn grace(self, core: &Core, begun: Moment) -> Duration {
+        match self {
+            Self::None if lease::stand(core) => GRACE.saturating_sub(begun.age()),
+            Self::None | Self::Lasts => GRACE,
+            Self::Ended(since) => GRACE.saturating_sub(since.age()),
         }
     }
 }
 
-/// A sign of life each second; whoever's turn it is restores.
+/// How often this consumer gives a sign of life: with a short lease more often, as the others see whether it can renew it.
+fn interval(core: &Core) -> Duration {
+    INTERVAL.min(core.lease / 3)
+}
+
+/// Signs of life; whoever's turn it is restores.
 pub(super) async fn keep(core: Arc<Core>) {
-    let mut outage = Outage::None;
+    let (mut outage, begun) = (Outage::None, Moment::now());
     loop {
-        let asks = matches!(outage, Outage::None) && lease::stand(&core);
-        let sent = Moment::now();
-        let turns = beat(&core, asks, true).await;
+        outage = outage.before(&core);
+        let asks = Asks {
+            ours: matches!(outage, Outage::None) && lease::stand(&core),
+            kombu: true,
+            grace: outage.grace(&core, begun),
+        };
+        let (sent, began) = (Moment::now(), Instant::now());
+        let turns = beat(&core, &asks).await;
         outage = outage.after(&core, sent, turns.is_ok());
         // A server that is away is the receiver's to report.
         if let Ok((ours, kombu)) = turns {
@@ -107,28 +139,47 @@ pub(super) async fn keep(core: Arc<Core>) {
         }
         // Spread, so that a fleet that was started at once does not ask at once.
         let jitter = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
-        tokio::time::sleep(INTERVAL * (230 + jitter / 5) / 256).await;
+        let pause = interval(&core) * (230 + jitter / 5) / 256;
+        tokio::time::sleep(pause.saturating_sub(began.elapsed())).await;
     }
 }
 
-/// Gives a sign of life, and no more: whoever takes a turn has to use it.
+/// What goes with a sign of life.
+struct Asks {
+    /// For a turn to restore our kind's claims, and kombu's. Whoever takes a turn has to use it.
+    ours: bool,
+    kombu: bool,
+    /// For time for the others, if they could not reach the server.
+    grace: Duration,
+}
+
+/// The first sign of life.
+pub(super) async fn announce_new(core: &Core) -> Result<()> {
+    beat(core, &Asks { ours: false, kombu: false, grace: GRACE }).await.map(drop)
+}
+
+/// Gives a sign of life, and no more.
 pub(super) async fn announce(core: &Core) -> Result<()> {
-    beat(core, false, false).await.map(drop)
+    beat(core, &Asks { ours: false, kombu: false, grace: Duration::ZERO }).await.map(drop)
 }
 
 /// Gives a sign of life; says whether it is our turn to restore our kind's and kombu's claims, where we ask for it.
-async fn beat(core: &Core, asks_ours: bool, asks_kombu: bool) -> Result<(bool, bool)> {
+async fn beat(core: &Core, asks: &Asks) -> Result<(bool, bool)> {
     let keys = &core.settings.keys;
     let mut call = BEAT.call(&[
         keys.workers(),
         keys.claims(&core.name),
         keys.own("restore_turn"),
         keys.own("restore_turn_kombu"),
+        keys.own("restore_turn_outage"),
     ]);
-    let interval = |asks, interval: Duration| if asks { (interval.as_millis() as u64).max(1) } else { 0 };
+    let turn = |asks, turn: Duration| if asks { (turn.as_millis() as u64).max(1) } else { 0 };
     call.arg(&core.name)
-        .arg(interval(asks_ours, INTERVAL * 9 / 10))
-        .arg(interval(asks_kombu, core.settings.restore_interval));
+        // Much shorter than the interval: whoever comes next finds it over, and one that nobody used delays little.
+        .arg(turn(asks.ours, interval(core) / 4))
+        .arg(turn(asks.kombu, core.settings.restore_interval))
+        .arg(asks.grace.as_millis() as u64)
+        .arg((core.lease.as_secs_f64() * 2.0 / 3.0).clamp(*QUIET.start(), *QUIET.end()));
     for list in core.sources().plan.names() {
         call.arg(&**list);
     }
@@ -160,6 +211,10 @@ async fn restore(core: &Core, whose: Whose) -> Result<()> {
             .arg(passed_over);
         fault_point!("redis.restore.before");
         let mut reply: Vec<Value> = core.link.script(&EXPIRED, &call).await?;
+        // It was on its way as long as a lease: what it lists may be the claims of those who could not renew either.
+        if whose == Whose::Ours && !lease::stand(core) {
+            return Ok(());
+        }
         let is_cut = reply.first() == Some(&Value::Int(1));
         // Where the next round begins: what this one puts back is not in the index any more.
         if let Some(Value::Int(count)) = reply.get(1) {
