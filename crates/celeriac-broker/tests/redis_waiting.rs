@@ -3,7 +3,10 @@
 // What is not as expected is a failed test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use celeriac_broker::{Consumer, Delivery, Outcome, Publication, Transport};
@@ -353,6 +356,120 @@ async fn a_consumer_without_a_free_slot_leaves_what_comes_to_one_that_has() {
         count += within(receive(&free, 5)).await.unwrap().len();
     }
     nothing_comes(&busy, 2, 0).await;
+}
+
+/// How often the server has run this command, also in scripts.
+async fn runs(connection: &mut MultiplexedConnection, command: &str) -> u64 {
+    let statistics: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+    let calls = statistics.split_once(&format!("cmdstat_{command}:calls=")).map(|(_, calls)| calls);
+    calls.map_or(0, |calls| calls.split(',').next().unwrap().parse().unwrap())
+}
+
+/// Lets it begin, and go as far as it comes without anything else going on.
+async fn begin<T: Unpin>(future: &mut (impl Future<Output = T> + Unpin)) {
+    let begun = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await;
+    assert!(begun.is_pending());
+}
+
+#[tokio::test]
+async fn whoever_waits_asks_again_when_a_claim_asked_for_before_takes_back_its_credit() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let consumer = consume(&transport, &["q"]).await;
+    let mut connection = server.connection().await;
+    let waits = receive(&consumer, 5);
+    until(|| {
+        let mut connection = connection.clone();
+        async move {
+            let clients: String =
+                redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+            let blocked = clients.lines().filter(|client| client.contains(" flags=b ")).count();
+            (blocked == 4 && connection.exists("celeriac.credits").await.unwrap()).then_some(())
+        }
+    })
+    .await;
+    waits.abort();
+    assert!(waits.await.unwrap_err().is_cancelled());
+    let before = runs(&mut connection, "hdel").await;
+    // It wants to look once, and is dropped before it has: the next one finds the credit as it was, so it only waits.
+    begin(&mut consumer.receive_share(5, 0)).await;
+    let mut waits = consumer.receive(5);
+    begin(&mut waits).await;
+    until(|| {
+        let mut connection = connection.clone();
+        async move { (runs(&mut connection, "hdel").await > before).then_some(()) }
+    })
+    .await;
+    publish(&transport, &[to("q", "one")]).await;
+    assert_eq!(within(waits).await.unwrap().iter().map(body).collect::<Vec<_>>(), ["one"]);
+}
+
+/// Waits until the server has claimed so many messages for anybody.
+async fn claimed(connection: &mut MultiplexedConnection, count: usize) {
+    until(|| {
+        let mut connection = connection.clone();
+        async move { (connection.hlen::<_, usize>("unacked").await.unwrap() == count).then_some(()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_taken_over_before_its_answer_came_is_handed_out_by_nobody_else() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let lease = Duration::from_secs(1);
+    let consumer = consume_with_lease(&open(&relay.url()), &["q"], lease).await;
+    let direct = open(&server.url());
+    let mut connection = server.connection().await;
+    let waits = receive(&consumer, 5);
+    waiting_at_least_one(&mut connection).await;
+    // Only the answer is late; renewals go on.
+    relay.hold_answer_with(r#""task": "test""#);
+    publish(&direct, &[to("q", "late")]).await;
+    claimed(&mut connection, 1).await;
+    let leases: Vec<(String, f64)> = connection.zrange_withscores("celeriac.leases", 0, -1).await.unwrap();
+    // As somebody does who takes it over.
+    let _: () = connection.del(&["unacked", "unacked_index", "celeriac.leases"]).await.unwrap();
+    until(|| {
+        let (mut connection, end) = (connection.clone(), leases[0].1);
+        async move {
+            let (seconds, _): (f64, f64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
+            (seconds > end).then_some(())
+        }
+    })
+    .await;
+    until(|| async { consumer.leases_stand().then_some(()) }).await;
+    assert!(relay.release_held_answer(), "it was held until now");
+    publish(&direct, &[to("q", "next")]).await;
+    assert_eq!(within(waits).await.unwrap().iter().map(body).collect::<Vec<_>>(), ["next"]);
+}
+
+#[tokio::test]
+async fn what_a_connection_claimed_that_does_not_answer_is_back_when_its_consumer_has_closed() {
+    let server = RedisServer::start().await;
+    let relay = Relay::start(server.port()).await;
+    let consumer = consume(&open(&relay.url()), &["q"]).await;
+    let mut connection = server.connection().await;
+    let waits = receive(&consumer, 5);
+    until(|| {
+        let mut connection = connection.clone();
+        async move {
+            let credits: usize = connection.hlen("celeriac.credits").await.unwrap();
+            let clients: String =
+                redis::cmd("CLIENT").arg("LIST").query_async(&mut connection).await.unwrap();
+            let blocked = clients.lines().filter(|client| client.contains(" flags=b ")).count();
+            (credits == 1 && blocked == 4).then_some(())
+        }
+    })
+    .await;
+    // Only connections that wait ask for their id.
+    relay.silence_those_that_asked("\r\nID\r\n");
+    publish(&open(&server.url()), &[to("q", "one")]).await;
+    claimed(&mut connection, 1).await;
+    within(consumer.close()).await.unwrap();
+    assert!(within(waits).await.unwrap().is_empty());
+    assert_eq!(connection.hlen::<_, u32>("unacked").await.unwrap(), 0);
+    assert_eq!(connection.llen::<_, u32>("q").await.unwrap(), 1);
 }
 
 #[tokio::test]

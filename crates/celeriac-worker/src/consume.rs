@@ -33,8 +33,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
         let slots = slots(&shared);
         let received = tokio::select! {
             received = consumer.receive_share(room.min(BATCH), slots) => received,
-            // Now it may be worth while to take from a queue that is soon empty.
-            () = shared.capacity.notified(), if slots <= 0 => continue,
+            () = another_look(&shared, slots), if slots <= 0 => continue,
             // What the dropped future had claimed is asked for by the watchdog.
             () = interrupted => continue,
         };
@@ -92,6 +91,22 @@ fn room(shared: &Shared) -> usize {
     limit.saturating_sub(state.prefetched() + shared.settle_queue.len())
 }
 
+/// Resolves when it is worth while to look again after a look without a free slot, of which there were `before`.
+async fn another_look(shared: &Shared, before: isize) {
+    loop {
+        shared.capacity.notified().await;
+        if is_worth_a_look(before, slots(shared), shared.options.concurrency) {
+            return;
+        }
+    }
+}
+
+/// As soon as a message could begin at once it is. Until then only what goes into stock is to be had, and a look at all queues for
+/// each message that is settled costs as much as settling it.
+fn is_worth_a_look(before: isize, slots: isize, concurrency: usize) -> bool {
+    slots > 0 || slots - before >= (concurrency / 2).max(1) as isize
+}
+
 /// How many more messages could begin now; below zero, so many wait for a slot.
 fn slots(shared: &Shared) -> isize {
     let state = shared.state();
@@ -119,5 +134,28 @@ pub(crate) async fn stop_or(shared: &Shared, pause: Duration) {
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
         () = stopped => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often it looks while what waits here begins one by one, and where it looks last.
+    fn looks(waiting: isize, concurrency: usize) -> (usize, isize) {
+        let (mut looks, mut before) = (0, -waiting);
+        for slots in -waiting..=1 {
+            if is_worth_a_look(before, slots, concurrency) {
+                (looks, before) = (looks + 1, slots);
+            }
+        }
+        (looks, before)
+    }
+
+    #[test]
+    fn a_busy_worker_looks_again_now_and_then_and_a_free_one_at_once() {
+        assert_eq!(looks(30, 10), (7, 1));
+        assert_eq!(looks(3, 10), (1, 1));
+        assert_eq!(looks(3, 1), (4, 1));
     }
 }

@@ -15,6 +15,7 @@ use super::scripts::{ABANDONED, CLAIM};
 use super::settings::QueueOrder;
 use super::{begin, lease, listener, restore, settle, unanswered, waiting};
 use crate::fault_point;
+use crate::moment::Moment;
 use crate::transport::{Consumer, Delivery, DeliveryTag, Outcome, Queue, Settled, Settlement};
 
 /// The most messages of one call of the claiming script: the server does nothing else meanwhile.
@@ -82,9 +83,8 @@ impl Core {
         if std::mem::take(&mut *lock(&self.sweep)) || slots <= 0 {
             let outcome = self.sweep(max, slots).await;
             if outcome.is_err() {
-                self.close_grant();
                 self.sweep_next();
-                self.arrived.notify_waiters();
+                self.close_grant();
             }
             return outcome;
         }
@@ -130,7 +130,7 @@ impl Core {
         fault_point!("redis.claim.before");
         // After this an error says nothing about whether the script ran.
         self.link.open().await?;
-        let uses = self.uses();
+        let (uses, sent) = (self.uses(), Moment::now());
         let reply: Vec<Value> = match self.link.script(&CLAIM, &call).await {
             Ok(reply) => reply,
             Err(error) => {
@@ -165,15 +165,13 @@ impl Core {
                 self.open_grant(max, slots, uses);
             } else {
                 self.close_grant();
-                // Whoever asked for this may be gone, and the credit that it took back another's, who must ask again.
-                self.arrived.notify_waiters();
             }
             return Ok(());
         }
         fault_point!("redis.claim.after");
         self.close_grant();
         self.expect_more(&claimed, max);
-        self.take_in(claimed).await;
+        self.take_in(claimed, sent).await;
         Ok(())
     }
 
@@ -194,9 +192,9 @@ impl Core {
         self.link.script(&ABANDONED, &call).await
     }
 
-    /// Makes deliveries of what scripts claimed. What comes when nobody takes it any more goes back at once.
-    pub(super) async fn take_in(&self, claimed: Vec<Claimed>) {
-        self.accept(claimed).await;
+    /// Makes deliveries of what a script claimed that was sent then. What comes when nobody takes it any more goes back at once.
+    pub(super) async fn take_in(&self, claimed: Vec<Claimed>, sent: Moment) {
+        self.accept(claimed, sent).await;
         if !self.is_running() {
             // What could not be put back comes back after its lease.
             let _ = self.hand_back_untold().await;

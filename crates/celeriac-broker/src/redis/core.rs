@@ -19,6 +19,7 @@ use super::settings::{QueueOrder, Settings};
 use super::settle;
 use super::unanswered::Unanswered;
 use super::waiting::{Plan, Waiter};
+use crate::moment::Moment;
 use crate::transport::{Delivery, DeliveryTag, ExchangeType, Queue};
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -227,14 +228,24 @@ impl Core {
         });
     }
 
-    /// A waiting connection used the credit; gives how much it was, as far as we know.
+    /// A waiting connection used the credit; gives how much it was, as far as we know. Nobody is told before
+    /// [`accept`](Self::accept) has what came for it.
     pub(super) fn use_grant(&self) -> usize {
         self.uses.fetch_add(1, Ordering::SeqCst);
-        self.close_grant()
+        self.take_grant()
     }
 
-    /// The server lets nobody take anything, or we do not know.
-    pub(super) fn close_grant(&self) -> usize {
+    /// The server lets nobody take anything, or we do not know. Whoever waits for the credit is told, and asks anew: it need not
+    /// be he who has it taken back, since a claim goes on whose receive was dropped. Says whether there was one.
+    pub(super) fn close_grant(&self) -> bool {
+        let was_open = self.take_grant() > 0;
+        if was_open {
+            self.arrived.notify_waiters();
+        }
+        was_open
+    }
+
+    fn take_grant(&self) -> usize {
         let mut credit = 0;
         self.grant.send_modify(|grant| credit = std::mem::take(&mut grant.credit));
         credit
@@ -251,14 +262,15 @@ impl Core {
     /// A waiting connection broke: whoever waits is told, and asks anew when it comes back.
     pub(super) fn fail(&self, error: Error) {
         self.sweep_next();
-        if self.close_grant() > 0 {
-            *lock(&self.fault) = Some(error);
-            self.arrived.notify_waiters();
+        // Whoever is told looks there first.
+        let mut fault = lock(&self.fault);
+        if self.close_grant() {
+            *fault = Some(error);
         }
     }
 
-    /// Makes deliveries of what scripts claimed.
-    pub(super) async fn accept(&self, claimed: Vec<Claimed>) {
+    /// Makes deliveries of what a script claimed that was sent then.
+    pub(super) async fn accept(&self, claimed: Vec<Claimed>, sent: Moment) {
         let mut deliveries = Vec::with_capacity(claimed.len());
         let (mut doubtful, mut aside) = (Vec::with_capacity(claimed.len()), Vec::new());
         for Claimed { id, queue, list, raw } in claimed {
@@ -286,7 +298,7 @@ impl Core {
             }
             deliveries.push(Delivery { tag: DeliveryTag(tag), queue, raw, message });
         }
-        let lost = lease::doubt(self, &doubtful).await;
+        let lost = lease::doubt(self, &doubtful, sent).await;
         deliveries.retain(|delivery| !lost.contains(&delivery.tag.0));
         let unreadable: Vec<(u64, String)> = deliveries
             .iter()

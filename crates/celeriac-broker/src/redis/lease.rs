@@ -208,10 +208,11 @@ fn tell(core: &Core, lost: &[u64]) {
     }
 }
 
-/// An answer that was under way while the process stood still may come when its claims are others' already: such claims
-/// are renewed before anybody hears of them. Gives those that are lost.
-pub(super) async fn doubt(core: &Core, tags: &[u64]) -> HashSet<u64> {
-    let (stands, doubtful) = (stand(core), lock(&core.leases.state).doubtful);
+/// An answer that was under way while the process stood still, or for longer than a lease, may come when its claims are others'
+/// already: such claims are renewed before anybody hears of them. Gives those that are lost.
+pub(super) async fn doubt(core: &Core, tags: &[u64], sent: Moment) -> HashSet<u64> {
+    let stands = sent.age() < core.lease && stand(core);
+    let doubtful = lock(&core.leases.state).doubtful;
     let claims: Vec<(u64, Arc<str>)> = {
         let held = lock(&core.held);
         let ids = tags.iter().filter_map(|tag| Some((*tag, &held.get(tag)?.id)));

@@ -7,7 +7,7 @@ use celeriac_protocol::envelope;
 use redis::{Cmd, FromRedisValue, Value};
 
 use super::consumer::only;
-use super::core::{Core, Held, lock};
+use super::core::{BYTES_PER_CLAIM, Core, Held, lock};
 use super::lease;
 use super::link::explain_text;
 use super::publish::{self, again};
@@ -20,6 +20,9 @@ use crate::transport::{InlineStore, Outcome, Settled, Settlement};
 
 /// The most settlements of one script: the server does nothing else meanwhile.
 const SETTLEMENTS_PER_SCRIPT: usize = 256;
+
+/// A script ends with the settlement that reaches this many bytes: the server holds all of a call at once.
+const BYTES_PER_SCRIPT: usize = BYTES_PER_CLAIM;
 
 /// What became of a settlement, and its id when it came into the dead list.
 type Answer = (Settled, Option<i64>);
@@ -56,7 +59,8 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
         _ => (0, std::cmp::Reverse(crate::transport::DeliveryTag(0))),
     });
 
-    for chunk in order.chunks(SETTLEMENTS_PER_SCRIPT) {
+    let weight = |place: usize| held.get(&batch[place].tag.0).map_or(0, |held| bytes_of(held, &batch[place]));
+    for chunk in scripts(&order, weight) {
         let keys = &core.settings.keys;
         let mut places = vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()];
         places.extend(keys.dead_list());
@@ -111,6 +115,39 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
     }
     let missing = || Err(Error::Internal("the settling script gave too few answers".to_owned()));
     results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
+}
+
+/// About how many bytes a settlement adds to its call.
+fn bytes_of(held: &Held, settlement: &Settlement) -> usize {
+    let published = settlement.publish.iter().map(|publication| {
+        let message = &publication.message;
+        // In base64.
+        message.headers.len() + message.body.len() / 3 * 4
+    });
+    let stored = match &settlement.store {
+        Some(InlineStore::Redis { value, .. }) => value.len(),
+        None => 0,
+    };
+    let back = match settlement.outcome {
+        Outcome::Requeue { .. } | Outcome::Abandon => held.raw.len(),
+        Outcome::Ack | Outcome::Dead { .. } => 0,
+    };
+    published.sum::<usize>() + stored + back
+}
+
+/// Cuts what is to be settled into what one script settles each.
+fn scripts(order: &[usize], weight: impl Fn(usize) -> usize) -> impl Iterator<Item = &[usize]> {
+    let mut bytes = 0;
+    let mut count = 0;
+    order.split_inclusive(move |&place| {
+        bytes += weight(place);
+        count += 1;
+        let ends = count == SETTLEMENTS_PER_SCRIPT || bytes >= BYTES_PER_SCRIPT;
+        if ends {
+            (bytes, count) = (0, 0);
+        }
+        ends
+    })
 }
 
 /// Keeps renewals from taking what is being settled for lost, until it is dropped.
@@ -249,4 +286,23 @@ pub(super) async fn hand_back(core: &Core, tags: Vec<u64>) -> Result<()> {
         return Ok(());
     }
     settle(core, &batch).await.into_iter().try_for_each(|result| result.map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_settles_no_more_than_so_many_and_so_many_bytes() {
+        let cut = |weights: &[usize]| {
+            let order: Vec<usize> = (0..weights.len()).collect();
+            let parts: Vec<_> = scripts(&order, |place| weights[place]).map(<[_]>::to_vec).collect();
+            assert_eq!(parts.concat(), order, "each once, in order");
+            parts.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(&[0; 600]), [256, 256, 88]);
+        assert_eq!(cut(&[BYTES_PER_SCRIPT / 2; 5]), [2, 2, 1]);
+        assert_eq!(cut(&[1, BYTES_PER_SCRIPT, BYTES_PER_SCRIPT, 1]), [2, 1, 1]);
+        assert_eq!(cut(&[]), [0; 0]);
+    }
 }

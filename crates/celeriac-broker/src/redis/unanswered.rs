@@ -22,6 +22,7 @@ use super::consumer::bulks;
 use super::core::{Claimed, Core, lock};
 use super::record;
 use super::scripts::FOUND;
+use crate::moment::Moment;
 
 /// How often calls are looked for that may still be on their way.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -88,6 +89,32 @@ impl Unanswered {
     }
 }
 
+/// A claiming call on its way: dropped before it is answered, it is one to look for.
+pub(super) struct Asked<'a> {
+    unanswered: &'a Unanswered,
+    /// The prefix of its tags.
+    pub(super) prefix: String,
+    is_answered: bool,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(core: &'a Core) -> Self {
+        Self { unanswered: &core.unanswered, prefix: core.next_call(), is_answered: false }
+    }
+
+    pub(super) fn answered(mut self) {
+        self.is_answered = true;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.unanswered.add(std::mem::take(&mut self.prefix));
+        }
+    }
+}
+
 /// Looks for all of them and takes what is there; says whether there was any.
 pub(super) async fn look(core: &Core) -> Result<bool> {
     let mut failures = core.unanswered.looking.lock().await;
@@ -124,6 +151,7 @@ async fn look_for_part(core: &Core, failures: &mut u32) -> Result<(bool, bool)> 
     }
     // A server that is away says nothing about what it would have to send.
     core.link.open().await?;
+    let sent = Moment::now();
     let reply: Vec<Value> = match core.link.script(&FOUND, &call).await {
         Ok(reply) => reply,
         Err(error) => {
@@ -148,7 +176,7 @@ async fn look_for_part(core: &Core, failures: &mut u32) -> Result<(bool, bool)> 
     }
     let took = !claimed.is_empty();
     if took {
-        core.take_in(claimed).await;
+        core.take_in(claimed, sent).await;
     }
     Ok((took, more))
 }

@@ -24,7 +24,9 @@ use super::link::{connect, explain, limited};
 use super::listener::{self, Group};
 use super::scripts::{self, RUNG, Script, WAKE};
 use super::settings::Settings;
+use super::unanswered::Asked;
 use crate::fault_point;
+use crate::moment::Moment;
 
 /// How long the server holds a BLMOVE.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -170,7 +172,11 @@ pub(super) async fn end(core: &Core, which: impl Fn(&str) -> bool) -> bool {
             let _ = tokio::time::timeout(Duration::from_millis(20), &mut waiter.task).await;
         }
         in_order &= waiter.task.is_finished() && !waiter.control.broke.load(Ordering::SeqCst);
-        waiter.task.abort();
+        if !waiter.task.is_finished() {
+            waiter.task.abort();
+            // What it asked for is known from then on as unanswered.
+            let _ = waiter.task.await;
+        }
     }
     in_order
 }
@@ -186,7 +192,8 @@ struct Waiting {
 enum Woken {
     Nothing,
     PutBack,
-    Claimed(Vec<Claimed>),
+    /// What the call claimed, and when it was sent.
+    Claimed(Vec<Claimed>, Moment),
 }
 
 impl Waiting {
@@ -216,10 +223,11 @@ impl Waiting {
                     Err(error) => Err(error),
                 },
                 Some(connection) => {
-                    let prefix = self.core.next_call();
-                    let woken = limited(BLOCK + OVERDUE, self.wait(connection, &prefix, !broke)).await;
-                    if woken.is_err() {
-                        self.core.unanswered.add(prefix);
+                    let asked = Asked::new(&self.core);
+                    let waited = self.wait(connection, &asked.prefix, !broke);
+                    let woken = limited(BLOCK + OVERDUE, waited).await;
+                    if woken.is_ok() {
+                        asked.answered();
                     }
                     woken
                 }
@@ -232,12 +240,12 @@ impl Waiting {
                     self.core.sweep_next();
                     self.doubt(&mut grants, grant.number).await;
                 }
-                Ok(Woken::Claimed(messages)) => {
+                Ok(Woken::Claimed(messages, sent)) => {
                     spent = grant.number;
                     self.core.expect_more(&messages, self.core.use_grant());
                     // In a task of its own: who ends this one does not wait for ever, and what is held must not be forgotten.
                     let core = Arc::clone(&self.core);
-                    let _ = tokio::spawn(async move { core.take_in(messages).await }).await;
+                    let _ = tokio::spawn(async move { core.take_in(messages, sent).await }).await;
                 }
                 Err(error) => {
                     connection = None;
@@ -265,7 +273,6 @@ impl Waiting {
         let grant = *self.core.grant.borrow();
         if unresolved && grant.number == number && grant.credit > 0 {
             self.core.close_grant();
-            self.core.arrived.notify_waiters();
         }
     }
 
@@ -314,6 +321,7 @@ impl Waiting {
             call.arg(&source.json);
         }
         fault_point!("redis.wake.before");
+        let sent = Moment::now();
         let woken: RedisResult<Value> = if blocks {
             let mut both = redis::pipe();
             both.ignore_errors();
@@ -339,7 +347,7 @@ impl Waiting {
             reply => match self.claimed(prefix, reply) {
                 Some(claimed) if !claimed.is_empty() => {
                     fault_point!("redis.wake.after");
-                    Woken::Claimed(claimed)
+                    Woken::Claimed(claimed, sent)
                 }
                 _ => Woken::Nothing,
             },

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 /// When a connection is cut.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,9 @@ struct State {
     kept: Mutex<Option<(TcpStream, Vec<u8>)>>,
     /// Answers with this text in them never come through.
     withheld: Mutex<Option<&'static str>>,
+    /// The next answer with this text in it waits until it is released.
+    to_hold: Mutex<Option<&'static str>>,
+    release: Notify,
 }
 
 pub struct Relay {
@@ -77,6 +80,17 @@ impl Relay {
     /// Cuts a connection before each answer that has this text in it, from now on.
     pub fn withhold(&self, text: &'static str) {
         *self.state.withheld.lock().unwrap() = Some(text);
+    }
+
+    /// The next answer that has this text in it waits for [`release_held_answer`](Self::release_held_answer).
+    pub fn hold_answer_with(&self, text: &'static str) {
+        *self.state.to_hold.lock().unwrap() = Some(text);
+    }
+
+    /// Says whether there was one.
+    pub fn release_held_answer(&self) -> bool {
+        self.state.release.notify_one();
+        self.state.to_hold.lock().unwrap().is_none()
     }
 
     /// Forwards nothing any more, in neither direction, on the open connections that asked something with this text in it.
@@ -141,6 +155,10 @@ async fn forward(
             length = server.read(&mut answer) => {
                 let Ok(length @ 1..) = length else { return };
                 let answer = &answer[..length];
+                let holds = state.to_hold.lock().unwrap().take_if(|text| has(answer, text)).is_some();
+                if holds {
+                    state.release.notified().await;
+                }
                 let withheld = *state.withheld.lock().unwrap();
                 let cut = swallow
                     || withheld.is_some_and(|text| has(answer, text))
