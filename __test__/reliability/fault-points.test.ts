@@ -169,7 +169,12 @@ class Trial {
       const before = new Set(this.sent)
       await this.send(queue, 1, () => 0)
       const [id = ''] = [...this.sent].filter((sent) => !before.has(sent))
-      await until(30, `a task of ${queue}`, () => !worker.isRunning || ledger.ended.has(id))
+      await until(
+        30,
+        `a task of ${queue}`,
+        () => !worker.isRunning || ledger.ended.has(id),
+        () => `(task ${place}, ${id})\n${worker.output.slice(-4000)}`,
+      )
     }
   }
 
