@@ -93,7 +93,8 @@ describe.each(brokers)('$name', (kind) => {
     await first.end()
 
     // The next release of the worker knows it.
-    await nodes.nodeWorker({ env: { RELEASE: '2' } })
+    const second = await nodes.nodeWorker({ env: { RELEASE: '2' } })
+    await second.says('The dead list holds 4 messages that no worker could handle.')
     await deadOutput(broker, 'replay', '--all', '--task', 'node.later')
     const result = (): Promise<boolean> => nodes.app.AsyncResult(unknownId).successful()
     await until(60, 'the result instead of the failure', result)

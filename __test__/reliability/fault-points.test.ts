@@ -2,7 +2,7 @@
 
 import { describe, expect, test } from 'vitest'
 import { type RedisBroker, startRedisBroker, startSqliteBroker, type TestBroker } from '../support/brokers.ts'
-import { diedAt, faultPoints, isOver, startDoomed } from '../support/fault-points.ts'
+import { diedAt, faultPoints, startDoomed } from '../support/fault-points.ts'
 import { type Fleet, fleet, nodeTasks } from '../support/fleet.ts'
 import { Random } from '../support/random.ts'
 import { DeadList } from '../support/reliability/dead-list.ts'
@@ -77,12 +77,15 @@ test('every fault point that there is has its turn', () => {
 class Trial {
   readonly broker: TestBroker
   readonly nodes: Fleet
+  /** Its own, since several go on at the same time. */
+  readonly #random: Random
   readonly sent = new Set<string>()
   readonly early = new Map<string, string[]>()
   readonly bad: string[] = []
 
-  constructor(broker: TestBroker) {
+  constructor(broker: TestBroker, own: Random) {
     this.broker = broker
+    this.#random = own
     this.nodes = fleet(broker, { node: SETTINGS })
   }
 
@@ -133,14 +136,17 @@ class Trial {
 
   /** Everything that a case needs before its worker comes. */
   async prepare(cases: readonly Case[]): Promise<void> {
-    const brief = (): number => random.between(0, 20)
+    const brief = (): number => this.#random.between(0, 20)
     for (const { work, queue } of cases) {
       if (work === 'backlog') await this.send(queue, GOOD / 2, brief)
       if (work === 'held') await this.send(queue, 10, () => 2500)
       if (work === 'early') await this.sendEarly(queue)
     }
     for (const { queue } of cases.filter(({ work }) => work === 'backlog')) {
-      const bad = Array.from({ length: BAD }, (_, place) => `not json ${queue} ${place}`)
+      // The claiming script tells one half of them; of the other half, which looks like messages, only who reads them.
+      const bad = Array.from({ length: BAD }, (_, place) =>
+        place % 2 === 0 ? `not json ${queue} ${place}` : `{not json ${queue} ${place}}`,
+      )
       await this.broker.push(queue, ...bad)
       this.bad.push(...bad)
       await this.send(queue, GOOD / 2, brief)
@@ -157,13 +163,18 @@ class Trial {
   /** One task after the other, each to a worker that waits. */
   private async trickle({ point, queue }: Case, worker: ReturnType<typeof startDoomed>): Promise<void> {
     const { ledger } = this.nodes
-    await until(60, `a worker for ${queue}`, () => isOver(worker) || worker.output.includes(' ready.'))
-    for (let place = 0; place < 20 && !isOver(worker); place++) {
+    await until(60, `a worker for ${queue}`, () => !worker.isRunning || worker.output.includes(' ready.'))
+    for (let place = 0; place < 20 && worker.isRunning; place++) {
       if (point === 'redis.wake.moved') await this.redis?.command('script', 'flush')
       const before = new Set(this.sent)
       await this.send(queue, 1, () => 0)
       const [id = ''] = [...this.sent].filter((sent) => !before.has(sent))
-      await until(30, `a task of ${queue}`, () => isOver(worker) || ledger.ended.has(id))
+      await until(
+        30,
+        `a task of ${queue}`,
+        () => !worker.isRunning || ledger.ended.has(id),
+        () => `(task ${place}, ${id})\n${worker.output.slice(-4000)}`,
+      )
     }
   }
 
@@ -200,8 +211,9 @@ class Trial {
 
 describe.concurrent('nothing is lost by a worker that dies at any point of a delivery', () => {
   for (const { name, start, cases } of grounds) {
+    const own = random.branch()
     test(`on ${name}`, { timeout: 240_000 }, async () => {
-      const trial = new Trial(await start())
+      const trial = new Trial(await start(), own)
       const { nodes } = trial
       const { app, ledger } = nodes
       const waiting = cases.filter(({ work }) => work !== 'left')

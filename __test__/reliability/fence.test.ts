@@ -96,6 +96,19 @@ async function expectAllFrom(scene: Scene, taker: Running): Promise<void> {
   expect((await documents(scene)).map(([process]) => process)).toEqual(ids.map(() => pid))
 }
 
+/** Result and link of each task come from `taker` alone, also when the zombie goes on and tries to settle them. Ends the scene. */
+async function expectUnchanged(scene: Scene, taker: Running): Promise<void> {
+  const { zombie, ids } = scene
+  await expectAllFrom(scene, taker)
+  const before = await documents(scene)
+  zombie.resume()
+  await saysLost(zombie, ids)
+  await afterwards(scene)
+  await expectAllFrom(scene, taker)
+  expect(await documents(scene)).toEqual(before)
+  await end(scene)
+}
+
 async function end({ broker, nodes }: Scene): Promise<void> {
   await nodes.stop()
   await broker.stop()
@@ -129,16 +142,8 @@ for (const kind of brokers) {
 
       test('a worker that was stopped until another had ended its tasks changes nothing of what that one stored', async () => {
         const scene = await zombieWith(kind, { results, tasks: 10, atOnce: 10, milliseconds: 500 })
-        const { nodes, zombie, ids } = scene
-        const taker = await nodes.nodeWorker({ queues: 'work,follow' })
-        await expectAllFrom(scene, taker)
-        const before = await documents(scene)
-        zombie.resume()
-        await saysLost(zombie, ids)
-        await afterwards(scene)
-        await expectAllFrom(scene, taker)
-        expect(await documents(scene)).toEqual(before)
-        await end(scene)
+        const taker = await scene.nodes.nodeWorker({ queues: 'work,follow' })
+        await expectUnchanged(scene, taker)
       })
 
       for (const leaves of ['reject', 'retry'] as const) {
@@ -181,18 +186,11 @@ for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
   describe(`on ${kind.name}, beside Python`, () => {
     test('a worker that was stopped until a Python worker had ended its tasks changes nothing of what that one stored', async () => {
       const scene = await zombieWith(kind, { results: 'same', tasks: 10, atOnce: 10, milliseconds: 500 })
-      const { nodes, zombie, ids } = scene
+      const { nodes, ids } = scene
       const taker = await nodes.pythonWorker({ queues: 'work', args: ['-P', 'threads', '-c', '10'] })
       await idsThatEnded(nodes, ids, 60)
       await nodes.nodeWorker({ queues: 'follow' })
-      await expectAllFrom(scene, taker)
-      const before = await documents(scene)
-      zombie.resume()
-      await saysLost(zombie, ids)
-      await afterwards(scene)
-      await expectAllFrom(scene, taker)
-      expect(await documents(scene)).toEqual(before)
-      await end(scene)
+      await expectUnchanged(scene, taker)
     })
   })
 }

@@ -42,11 +42,6 @@ export function startDoomed({ point, hit, app, args, env }: DoomedOptions): Runn
   })
 }
 
-/** Whether a worker is gone. */
-export function isOver(worker: Running): boolean {
-  return worker.child.exitCode !== null || worker.child.signalCode !== null
-}
-
 /** Waits for the end of a doomed worker; fails when it had another end than its own. */
 export async function diedAt(point: string, worker: Running, seconds = 60): Promise<void> {
   let finished

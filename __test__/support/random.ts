@@ -3,10 +3,15 @@ export class Random {
   readonly seed: number
   #state: number
 
-  constructor(seed = Number(process.env['SEED'] ?? Math.floor(Math.random() * 2 ** 31))) {
-    this.seed = seed
-    this.#state = seed
-    console.log(`SEED=${seed}`)
+  constructor(seed?: number) {
+    this.seed = seed ?? Number(process.env['SEED'] ?? Math.floor(Math.random() * 2 ** 31))
+    this.#state = this.seed
+    if (seed === undefined) console.log(`SEED=${this.seed}`)
+  }
+
+  /** Numbers of their own for what runs beside others, whoever asks first; this seed gives them too. */
+  branch(): Random {
+    return new Random(this.between(0, 2 ** 31 - 1))
   }
 
   /** A whole number from `low` to `high`, both included (mulberry32). */

@@ -1,6 +1,7 @@
 /** Messages as they lie in a queue, for those that no producer would send. */
 
 import { randomUUID } from 'node:crypto'
+import { bytesOf, Members, protocol2, Raw, type Tree } from './message-trees.ts'
 
 export interface RawTask {
   task: string
@@ -11,8 +12,6 @@ export interface RawTask {
   queue?: string
   /** ISO 8601, or null. */
   eta?: string | null
-  /** Instead of the true body. */
-  body?: string
   /** On top of the true ones. */
   headers?: Record<string, unknown>
   properties?: Record<string, unknown>
@@ -21,36 +20,28 @@ export interface RawTask {
 
 /** The JSON text of a message as kombu writes it. */
 export function rawTask({ id = randomUUID(), queue = 'node', args = [], ...given }: RawTask): string {
-  const body = JSON.stringify([args, {}, { callbacks: null, errbacks: null, chain: null, chord: null }])
-  return JSON.stringify({
-    body: given.body ?? Buffer.from(body).toString('base64'),
-    'content-encoding': 'utf-8',
-    'content-type': given.contentType ?? 'application/json',
-    headers: {
-      lang: 'py',
-      task: given.task,
-      id,
-      root_id: id,
-      parent_id: null,
-      group: null,
+  const message = protocol2({
+    task: given.task,
+    id,
+    queue,
+    args: args.map(treeOf),
+    fields: {
       eta: given.eta ?? null,
-      expires: null,
-      retries: 0,
-      timelimit: [null, null],
       argsrepr: '',
-      kwargsrepr: '{}',
       origin: 'tests',
-      ...given.headers,
-    },
-    properties: {
-      correlation_id: id,
-      reply_to: id,
-      delivery_mode: 2,
-      delivery_info: { exchange: '', routing_key: queue },
-      priority: 0,
-      body_encoding: 'base64',
-      delivery_tag: randomUUID(),
-      ...given.properties,
+      ...Object.fromEntries(
+        Object.entries(given.headers ?? {}).map(([name, value]) => [name, treeOf(value)]),
+      ),
     },
   })
+  if (given.contentType !== undefined) message.envelope.set('content-type', given.contentType)
+  const properties = message.envelope.get('properties')
+  if (properties instanceof Members) {
+    for (const [name, value] of Object.entries(given.properties ?? {})) properties.set(name, treeOf(value))
+  }
+  return bytesOf(message).toString()
+}
+
+function treeOf(value: unknown): Tree {
+  return new Raw(JSON.stringify(value))
 }

@@ -27,6 +27,9 @@ pub(crate) const SCHEMES: &[&str] = &["memory"];
 /// The oldest dead letters go when there are more: memory is all there is.
 const MAX_DEAD_LETTERS: usize = 10_000;
 
+/// Where it is written that one goes.
+const LOGGER: &str = "celery.worker.consumer";
+
 /// Every broker of the process, by the URL's text after `memory://`.
 static BROKERS: LazyLock<Mutex<HashMap<String, Arc<Broker>>>> = LazyLock::new(Mutex::default);
 
@@ -75,8 +78,19 @@ struct State {
 type Place = (u8, u64);
 
 struct Stored {
-    message: Message,
+    /// `None` where the bytes cannot be read: a replay puts them back all the same.
+    message: Option<Message>,
     raw: Bytes,
+}
+
+impl Stored {
+    fn decoded(raw: Bytes) -> Self {
+        Self { message: envelope::decode(&raw).ok(), raw }
+    }
+
+    fn is_redelivered(&self) -> bool {
+        self.message.as_ref().is_some_and(|message| message.properties.delivery_info.redelivered)
+    }
 }
 
 /// A subscription's end of the line.
@@ -161,7 +175,7 @@ impl State {
         let raw = Bytes::from(envelope::encode(&message, &publication.exchange, &publication.routing_key));
         for queue in queues {
             let place = (message.properties.priority.unwrap_or(0), self.next_number());
-            self.queue(&queue).insert(place, Stored { message: message.clone(), raw: raw.clone() });
+            self.queue(&queue).insert(place, Stored { message: Some(message.clone()), raw: raw.clone() });
         }
     }
 
@@ -190,7 +204,7 @@ impl State {
                 tag: DeliveryTag(claims.last_tag),
                 queue: queue.clone(),
                 raw: stored.raw.clone(),
-                message: Ok(stored.message.clone()),
+                message: stored.message.clone().map_or_else(|| envelope::decode(&stored.raw), Ok),
             });
             claims.held.insert(claims.last_tag, (queue, place, stored));
             last = Some(index);
@@ -237,7 +251,13 @@ impl State {
                 let mut letter = DeadLetter::new(&queue, reason, detail, &stored.raw);
                 letter.id = self.next_number().to_string();
                 if self.dead.len() == MAX_DEAD_LETTERS {
-                    self.dead.remove(0);
+                    let (oldest, _) = self.dead.remove(0);
+                    log::warn!(
+                        target: LOGGER,
+                        "The dead list of memory:// holds {MAX_DEAD_LETTERS} messages at most: the oldest is gone ({}, \
+                         task {}).",
+                        oldest.reason, oldest.task_id.as_deref().unwrap_or("unknown"),
+                    );
                 }
                 self.dead.push((letter, stored.raw));
             }
@@ -247,13 +267,12 @@ impl State {
 
     /// To its old place, which is before whatever came later.
     fn put_back(&mut self, queue: &str, place: Place, mut stored: Stored, redelivered: bool) {
-        if redelivered && !stored.message.properties.delivery_info.redelivered {
-            stored.message.properties.delivery_info.redelivered = true;
+        if redelivered && !stored.is_redelivered() {
+            if let Some(message) = &mut stored.message {
+                message.properties.delivery_info.redelivered = true;
+            }
             if let Some(marked) = envelope::mark_redelivered(&stored.raw) {
-                stored.raw = Bytes::from(marked);
-                if let Ok(message) = envelope::decode(&stored.raw) {
-                    stored.message = message;
-                }
+                stored = Stored::decoded(Bytes::from(marked));
             }
         }
         self.queue(queue).insert(place, stored);
@@ -396,9 +415,8 @@ impl Transport for MemoryTransport {
     async fn replay_dead(&self, ids: &[String], queue: Option<&str>) -> Result<Vec<bool>> {
         let mut state = self.open_state()?;
         // All of it is looked at before anything moves.
-        for (letter, raw) in state.dead.iter().filter(|(letter, _)| ids.contains(&letter.id)) {
+        for (letter, _) in state.dead.iter().filter(|(letter, _)| ids.contains(&letter.id)) {
             letter.destination(queue)?;
-            envelope::decode(raw)?;
         }
         let mut replayed = Vec::with_capacity(ids.len());
         for id in ids {
@@ -409,9 +427,8 @@ impl Transport for MemoryTransport {
                 state.begun.remove(task_id);
             }
             let destination = letter.destination(queue)?;
-            let message = envelope::decode(&raw)?;
-            let place = (message.properties.priority.unwrap_or(0), state.next_number());
-            state.queue(destination).insert(place, Stored { message, raw });
+            let place = (letter.priority, state.next_number());
+            state.queue(destination).insert(place, Stored::decoded(raw));
         }
         drop(state);
         self.broker.changed.notify_waiters();

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use celeriac_broker::ExchangeType;
+use celeriac_broker::{ExchangeType, Outcome, Settlement};
 use support::{body, consume, exchange, open, publish, queue, take, through, to, within};
 
 celeriac_testkit::transport_contract!(contract, async { ("memory://contract".to_owned(), ()) });
@@ -67,4 +67,34 @@ async fn a_full_queue_does_not_starve_another() {
     let first_two: Vec<_> =
         [take(&consumer, 1).await, take(&consumer, 1).await].iter().map(|it| body(&it[0])).collect();
     assert_eq!(first_two, ["full", "other"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_replayed_with_its_bytes() {
+    let transport = open("memory://unreadable");
+    // What says so in its headers is written as it is.
+    let mut broken = to("q", "x");
+    broken.message.headers = "{not json".to_owned();
+    publish(&transport, &[broken, to("q", "good")]).await;
+    let consumer = consume(&transport, &["q"], LEASE).await;
+    let mut raws = Vec::new();
+    for delivery in take(&consumer, 2).await {
+        let outcome = Outcome::Dead { reason: "malformed", detail: "no".to_owned() };
+        let settlement = Settlement { tag: delivery.tag, publish: Vec::new(), store: None, outcome };
+        within(consumer.settle(&[settlement])).await.remove(0).unwrap();
+        raws.push(delivery.raw);
+    }
+    let letters = within(transport.dead_letters(0, 10)).await.unwrap();
+    let ids: Vec<String> = letters.into_iter().map(|letter| letter.id).collect();
+    assert_eq!(within(transport.replay_dead(&ids, None)).await.unwrap(), [true, true]);
+
+    let replayed = take(&consumer, 2).await;
+    assert_eq!(replayed.iter().map(|delivery| delivery.raw.clone()).collect::<Vec<_>>(), raws);
+    assert!(replayed[0].message.is_err());
+    assert_eq!(body(&replayed[1]), "good");
+    assert_eq!(within(transport.dead_count()).await.unwrap(), 0);
+    // Handed back, it still is what it was.
+    within(consumer.close()).await.unwrap();
+    let other = consume(&transport, &["q"], LEASE).await;
+    assert_eq!(take(&other, 1).await[0].raw, raws[0]);
 }

@@ -589,8 +589,8 @@ async fn ten_megabytes_of_blanks_are_buried_once() {
 }
 
 /// Waits (on so many lists that some have no connection of their own) or looks while a key of the dead list is none, and
-/// gets everything when it is gone.
-async fn a_wrong_key_loses_nothing(server: &RedisServer, key: &str, waits: bool, lists: usize) {
+/// gets everything all the same.
+async fn a_wrong_key_stops_nothing(server: &RedisServer, key: &str, waits: bool, lists: usize) {
     let transport = open(&server.url());
     let mut connection = server.connection().await;
     let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
@@ -598,6 +598,15 @@ async fn a_wrong_key_loses_nothing(server: &RedisServer, key: &str, waits: bool,
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let last = names[lists - 1];
     let consumer = consume(&transport, &names).await;
+    // Two letters that are there before.
+    publish(&transport, &[to(last, "old one"), to(last, "old two")]).await;
+    for delivery in take(&consumer, 2).await {
+        let outcome = Outcome::Dead { reason: "rejected", detail: "\"at_ms\":5 is no time".to_owned() };
+        settle(&consumer, &delivery, outcome).await;
+    }
+    let old = within(transport.dead_letters(0, 10)).await.unwrap();
+    assert_eq!(old.len(), 2);
+
     let asked = Arc::clone(&consumer);
     let asking = waits.then(|| tokio::spawn(async move { asked.receive(10).await }));
     if waits {
@@ -613,18 +622,12 @@ async fn a_wrong_key_loses_nothing(server: &RedisServer, key: &str, waits: bool,
         .exec_async(&mut connection)
         .await
         .unwrap();
-    let failed = match asking {
-        Some(asking) => within(asking).await.unwrap(),
-        None => within(consumer.receive(10)).await,
+    let mut came = match asking {
+        Some(asking) => within(asking).await.unwrap().unwrap(),
+        None => Vec::new(),
     };
-    assert!(failed.is_err(), "{key}: {failed:?}");
-    assert!(!connection.exists::<_, bool>("unacked").await.unwrap());
-
-    let _: () = connection.del(key).await.unwrap();
-    let mut came = Vec::new();
     while came.len() < 3 {
-        // What a connection had met before may be told once more.
-        came.extend(within(consumer.receive(10)).await.unwrap_or_default());
+        came.extend(within(consumer.receive(10)).await.unwrap());
     }
     let mut seen: Vec<&[u8]> = came.iter().map(|delivery| &delivery.raw[..]).collect();
     seen.sort_unstable();
@@ -632,19 +635,77 @@ async fn a_wrong_key_loses_nothing(server: &RedisServer, key: &str, waits: bool,
     expected.sort_unstable();
     assert_eq!(seen, expected, "{key}");
     assert_eq!(came.iter().filter(|delivery| delivery.message.is_ok()).count(), 1);
-    assert_eq!(within(transport.dead_count()).await.unwrap(), 2);
     let held: usize = connection.hlen("unacked").await.unwrap();
     assert_eq!((held, within(transport.queue_length(last)).await.unwrap()), (1, 0));
+
+    // What was written there is kept, and what was in the list before is still listed: whole, but for what was overwritten.
+    let kept: String = connection.get(format!("{key}.wrong_type:1")).await.unwrap();
+    assert_eq!(kept, "no number, no hash, no set");
+    let letters = within(transport.dead_letters(0, 10)).await.unwrap();
+    assert_eq!(letters.len(), 4, "{key}: {letters:?}");
+    for letter in &letters {
+        let (_, raw) = within(transport.dead_letter(&letter.id)).await.unwrap().unwrap();
+        let is_old = old.iter().any(|old| old.id == letter.id);
+        assert!(is_old || [&b"not json"[..], b"[]"].contains(&&raw[..]), "{key}: {raw:?}");
+        match key {
+            "celeriac.dead" if is_old => assert_eq!(letter.reason, "unreadable"),
+            "celeriac.dead_raw" if is_old => assert!(raw.is_empty()),
+            _ if is_old => {
+                assert!(old.contains(letter), "{key}: {letter:?}");
+                assert_eq!(raw.len() as u64, letter.size);
+            }
+            _ => assert_eq!(letter.reason, "malformed"),
+        }
+    }
+    assert!(letters.iter().zip(&letters[1..]).all(|(one, next)| one.at_ms <= next.at_ms), "{key}");
     within(consumer.close()).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_key_of_the_dead_list_that_is_none_loses_no_message() {
+async fn a_wrong_type_in_the_dead_list_stops_no_claim_and_loses_nothing() {
     let server = RedisServer::start().await;
     for key in ["celeriac.dead", "celeriac.dead_raw", "celeriac.dead_index", "celeriac.dead_last"] {
         for (waits, lists) in [(false, 1), (true, 1), (true, 20)] {
-            a_wrong_key_loses_nothing(&server, key, waits, lists).await;
+            a_wrong_key_stops_nothing(&server, key, waits, lists).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_type_in_the_dead_list_keeps_nobody_from_settling_or_restoring() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let mut connection = server.connection().await;
+    let consumer = consume(&transport, &["q"]).await;
+    for key in ["celeriac.dead", "celeriac.dead_raw", "celeriac.dead_index", "celeriac.dead_last"] {
+        let _: () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
+        publish(&transport, &[to("q", "rejected"), to("q", "good")]).await;
+        let deliveries = take(&consumer, 2).await;
+        let _: () = connection.rpush(key, "a list").await.unwrap();
+        let outcome = Outcome::Dead { reason: "rejected", detail: "no".to_owned() };
+        let batch = [only(&deliveries[0], outcome), only(&deliveries[1], Outcome::Ack)];
+        for settled in within(consumer.settle(&batch)).await {
+            assert_eq!(settled.unwrap(), Settled::Done, "{key}");
+        }
+        assert_eq!(within(transport.dead_count()).await.unwrap(), 1, "{key}");
+
+        // A second one, and a claim that somebody left which nobody can read.
+        let mut claim = redis::pipe();
+        claim.atomic().del(key).rpush(key, "another list");
+        claim.hset("unacked", "left", "[not json, \"\", \"q\"]");
+        claim.zadd("unacked_index", "left", 1).zadd("celeriac.leases", "left", 1);
+        let _: () = claim.query_async(&mut connection).await.unwrap();
+        until(|| {
+            let mut connection = connection.clone();
+            async move {
+                let raws: Vec<String> = connection.hvals("celeriac.dead_raw").await.unwrap_or_default();
+                raws.contains(&"not json".to_owned()).then_some(())
+            }
+        })
+        .await;
+        let kept: Vec<String> = connection.lrange(format!("{key}.wrong_type:2"), 0, -1).await.unwrap();
+        assert_eq!(kept, ["another list"]);
+        assert!(!connection.exists::<_, bool>("unacked").await.unwrap(), "{key}");
     }
 }
 

@@ -7,6 +7,7 @@ mod begin;
 mod connect;
 mod consume;
 mod control;
+mod dead_watch;
 mod deliver;
 mod intake;
 mod lost;

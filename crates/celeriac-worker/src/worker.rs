@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 
 use crate::options::WorkerOptions;
 use crate::state::Shared;
-use crate::{begin, connect, consume, control, deliver, intake, lost, settle, stats, watchdog};
+use crate::{begin, connect, consume, control, dead_watch, deliver, intake, lost, settle, stats, watchdog};
 
 /// How long closing waits for what JavaScript has finished to be settled. What is not settled by then is handed back.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -78,6 +78,7 @@ impl Worker {
         tokio::spawn(settle::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(consume::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(intake::run_schedule(Arc::clone(shared)));
+        tokio::spawn(dead_watch::run(Arc::clone(shared)));
         tokio::spawn(lost::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(watchdog::run(Arc::clone(shared), consumer));
         Ok(())

@@ -2,52 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+mod support;
 
-use celeriac_broker::declare::Declarations;
-use celeriac_broker::producer::Producer;
-use celeriac_broker::publisher::Publisher;
-use celeriac_broker::{Queue, TransportOptions};
 use celeriac_testkit::redis_server::RedisServer;
-use celeriac_worker::{Worker, WorkerOptions};
+use celeriac_worker::Worker;
+use support::{Bench, PATIENCE};
 use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
 fn worker(url: &str, retry: bool, max_retries: Option<u32>) -> Worker {
-    let transport = celeriac_broker::open(url, TransportOptions::default()).unwrap();
-    let declarations = Arc::new(Declarations::new(Arc::clone(&transport)));
-    let publisher = Publisher::start(
-        &tokio::runtime::Handle::current(),
-        Arc::clone(&transport),
-        Arc::clone(&declarations),
-        Duration::from_secs(5),
-        |_| {},
-    );
-    let options = WorkerOptions {
-        hostname: "celery@test".to_owned(),
-        pid: 1,
-        queues: vec![Queue { name: "celery".to_owned(), durable: true, ..Queue::default() }],
-        tasks: HashMap::new(),
-        concurrency: 1,
-        prefetch: 4,
-        eta_task_limit: None,
-        lease: Duration::from_secs(30),
-        patience: celeriac_worker::PATIENCE,
-        lease_max_hold: None,
-        max_deliveries: None,
-        unknown_task_requeues: 0,
-        accept_content: vec!["application/json".to_owned()],
-        result_expires: None,
-        result_extended: false,
-        control_exchange: None,
-        connection_retry: true,
-        connection_retry_on_startup: retry,
-        connection_max_retries: max_retries,
-    };
-    Worker::new(options, transport, None, Arc::new(Producer::new(publisher)), declarations)
+    Bench::on(url).worker_to_start(|options| {
+        options.control_exchange = None;
+        options.connection_retry_on_startup = retry;
+        options.connection_max_retries = max_retries;
+    })
 }
 
 #[tokio::test]

@@ -19,16 +19,10 @@ local function aside_keys(leases)
   return own .. 'dead', own .. 'dead_raw', own .. 'dead_index', own .. 'dead_last', own .. 'aside:'
 end
 
--- Fails where `put_aside` would.
+-- Goes before anything is popped: `put_aside` must not fail.
 local function check_aside(leases)
   local entries, raws, index, last = aside_keys(leases)
-  redis.call('HLEN', entries)
-  redis.call('HLEN', raws)
-  redis.call('ZCARD', index)
-  local id = redis.call('GET', last) or '0'
-  if #id > 18 or not (id == '0' or string.find(id, '^%-?[1-9]%d*$')) then
-    error('the value of ' .. last .. ' is not an integer that can grow')
-  end
+  mend(entries, raws, index, last)
 end
 
 -- `queue` is JSON text, `time` is what TIME gave. For a minute the tag leads to the id in the dead list, for the one who

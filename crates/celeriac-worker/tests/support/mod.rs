@@ -37,11 +37,14 @@ pub(crate) fn queue() -> Queue {
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        let name = uuid::Uuid::new_v4();
-        let transport =
-            celeriac_broker::open(&format!("memory://{name}"), TransportOptions::default()).unwrap();
-        let store =
-            celeriac_result::open(&format!("cache+memory://{name}"), StoreOptions::default()).unwrap();
+        Self::on(&format!("memory://{}", uuid::Uuid::new_v4()))
+    }
+
+    /// On this broker, which need not be there yet.
+    pub(crate) fn on(broker: &str) -> Self {
+        let transport = celeriac_broker::open(broker, TransportOptions::default()).unwrap();
+        let results = format!("cache+memory://{}", uuid::Uuid::new_v4());
+        let store = celeriac_result::open(&results, StoreOptions::default()).unwrap();
         let declarations = Arc::new(Declarations::new(Arc::clone(&transport)));
         let publisher = Publisher::start(
             &tokio::runtime::Handle::current(),
@@ -92,6 +95,13 @@ impl Bench {
     }
 
     pub(crate) async fn worker(&self, change: impl FnOnce(&mut WorkerOptions)) -> Worker {
+        let worker = self.worker_to_start(change);
+        worker.start().await.unwrap();
+        worker
+    }
+
+    /// A worker that has not connected.
+    pub(crate) fn worker_to_start(&self, change: impl FnOnce(&mut WorkerOptions)) -> Worker {
         let late = TaskSettings { acks_late: true, ..TaskSettings::default() };
         let mut options = WorkerOptions {
             hostname: "celery@test".to_owned(),
@@ -115,15 +125,13 @@ impl Bench {
             connection_max_retries: None,
         };
         change(&mut options);
-        let worker = Worker::new(
+        Worker::new(
             options,
             Arc::clone(&self.transport),
             Some(Arc::clone(&self.store)),
             Arc::clone(&self.producer),
             Arc::clone(&self.declarations),
-        );
-        worker.start().await.unwrap();
-        worker
+        )
     }
 
     pub(crate) async fn ready(&self, id: &str) -> TaskMeta {
