@@ -1,6 +1,6 @@
 import { inspect } from 'node:util'
 
-import { closest } from 'fastest-levenshtein'
+import { closest, distance } from 'fastest-levenshtein'
 
 import type { BrokerConnection } from './broker.ts'
 import { type DeadMessage, readDeadMessage } from './dead-message.ts'
@@ -257,10 +257,10 @@ function checked<T extends object>(given: T, known: readonly string[]): T {
   if (typeof given !== 'object' || given === null)
     throw invalid(`an object with ${known.join(', ')} is expected, not ${inspect(given)}`)
   for (const name of Object.keys(given)) {
-    if (!known.includes(name))
-      throw invalid(
-        `there is no '${name}' here: did you mean '${closest(name, known)}'? There are ${known.join(', ')}`,
-      )
+    if (known.includes(name)) continue
+    const nearest = closest(name, known)
+    const question = distance(name, nearest) <= 2 ? ` did you mean '${nearest}'?` : ''
+    throw invalid(`there is no '${name}' here:${question} There are ${known.join(', ')}`)
   }
   return given
 }
