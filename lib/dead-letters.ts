@@ -13,7 +13,8 @@ import type { NativeDeadLetter } from './native.ts'
  * - `malformed`: it cannot be read, or is no task message;
  * - `content-disallowed`: its content type is not in `acceptContent`;
  * - `unknown-task`: no task of its name is registered;
- * - `rejected`: its task threw `Reject` without requeue, or what it sent on was refused for good;
+ * - `rejected`: its task threw `Reject` without requeue, or something outside of its promise, or anything where its message is
+ *   not acknowledged on failure; or what it sent on was refused for good;
  * - `poison`: its worker died while its body ran, `maxDeliveries` times;
  * - `unroutable`: a dead Python worker held it, and no queue is bound where it was sent to;
  * - `unreadable`: what the list itself says about it cannot be read; its bytes may be fine.
