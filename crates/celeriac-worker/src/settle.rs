@@ -16,7 +16,7 @@ use celeriac_protocol::json;
 use celeriac_result::StoreRequest;
 use tokio::sync::Notify;
 
-use crate::connect::Backoff;
+use crate::connect::{self, Backoff};
 use crate::logger;
 use crate::outcome::{self, Document};
 use crate::state::Shared;
@@ -269,7 +269,7 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
 
 fn lost_too_often(shared: &Shared) -> String {
     let most = shared.options.max_deliveries.unwrap_or_default();
-    format!("its worker was lost each time that it ran; maxDeliveries is {most}")
+    format!("each time that it ran its worker was lost or gave it up; maxDeliveries is {most}")
 }
 
 fn read_publications(shared: &Shared, text: &str, settling: &mut Settling) -> Result<()> {
@@ -303,7 +303,7 @@ async fn process(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>)
     let queues = batch.iter().flat_map(|item| item.queues.iter().map(AsRef::as_ref));
     match shared.declarations.ensure(queues).await {
         Ok(()) => {}
-        Err(error) if error.is_transient() => return retry_all(batch, &error),
+        Err(error) if error.is_transient() => return retry_all(shared, batch, &error),
         Err(_) => declare_one_by_one(shared, &mut batch).await,
     }
     let (mut whole, mut parts) = (Vec::with_capacity(batch.len()), Vec::new());
@@ -352,8 +352,10 @@ fn way(shared: &Shared, item: &Settling) -> Way {
     }
 }
 
-fn retry_all(batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
-    if let Some(first) = batch.first() {
+fn retry_all(shared: &Shared, batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
+    let Some(first) = batch.first() else { return batch };
+    let is_news = connect::is_news(&mut shared.state().said_unsettled);
+    if is_news {
         log::warn!(
             target: logger::REQUEST, task_id = first.task_id.as_str();
             "Could not settle {} tasks yet: {error}", batch.len(),
@@ -417,7 +419,7 @@ fn sort(shared: &Shared, batch: Vec<Settling>, outcomes: Vec<Result<Settled>>) -
     state.counts.lost += lost;
     drop(state);
     match first_error {
-        Some(error) => retry_all(again, &error),
+        Some(error) => retry_all(shared, again, &error),
         None => again,
     }
 }
@@ -465,14 +467,14 @@ async fn settle_in_parts(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Se
     }
     let mut batch = match drop_lost(shared, consumer, batch).await {
         Ok(batch) => batch,
-        Err((batch, error)) => return retry_all(batch, &error),
+        Err((batch, error)) => return retry_all(shared, batch, &error),
     };
     let mut again = Vec::new();
     if let Some(error) = publish(shared, &mut batch, &mut again).await {
-        again = retry_all(again, &error);
+        again = retry_all(shared, again, &error);
     }
     if let Some(error) = store(shared, &mut batch, &mut again).await {
-        again = retry_all(again, &error);
+        again = retry_all(shared, again, &error);
     }
     let (forgotten, held): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| item.acknowledged);
     shared.state().counts.settled += forgotten.len() as u64;
