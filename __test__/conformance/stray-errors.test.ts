@@ -62,7 +62,27 @@ test('what is thrown outside of a body fails its task and puts its message into 
   await expect(culprit.get({ timeout: 30 })).rejects.toMatchObject({ type: 'TypeError', args: ['outside'] })
   expect(await nodes.app.broker.queueLength(queue)).toBe(1)
   const letters = await nodes.app.deadLetters.list({ queue })
-  expect(letters).toEqual([expect.objectContaining({ taskId: culprit.id, reason: 'rejected' })])
+  expect(letters).toEqual([
+    expect.objectContaining({
+      taskId: culprit.id,
+      reason: 'rejected',
+      detail: 'the task ended with TypeError: outside',
+    }),
+  ])
+})
+
+test('a letter of Reject has its reason', async () => {
+  const queue = 'reject'
+  const worker = await nodes.nodeWorker({ queues: queue })
+  const result = await nodes.app.sendTask('node.reject', [], { queue })
+  await expect(result.get({ timeout: 30 })).rejects.toMatchObject({ type: 'Reject' })
+  expect(await nodes.app.deadLetters.list({ queue })).toEqual([
+    expect.objectContaining({
+      taskId: result.id,
+      detail: 'the task ended with Reject: reject requeue=false: not for us',
+    }),
+  ])
+  expect((await worker.end()).code).toBe(0)
 })
 
 test('a body that ends the process leaves a line with it and what runs beside it', async () => {
