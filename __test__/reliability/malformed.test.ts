@@ -96,9 +96,8 @@ for (const kind of brokers) {
         expect(reason).toBe('malformed')
         expect(raw.equals(bad)).toBe(true)
       }
-      expect(workers.complaints().map(({ message }) => message.slice(0, 29))).toEqual(
-        Array.from({ length: 3 }, () => 'Refused a message from queue '),
-      )
+      const complaints = workers.complaints().map(({ message }) => message)
+      expect(complaints).toEqual(Array.from({ length: 3 }, () => expect.stringMatching(/^Refused a message/)))
 
       // Work that makes V8 collect.
       const ids = Array.from({ length: 20_000 }, (_, index) => `work ${index}`)

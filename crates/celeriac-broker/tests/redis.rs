@@ -1118,7 +1118,10 @@ async fn a_queue_with_the_name_of_a_key_of_the_transport_is_refused_everywhere()
         refused(within(transport.publish(&[to(name, "one")])).await.remove(0).unwrap_err(), name);
         refused(within(transport.declare(&[celery_queue(name)])).await.unwrap_err(), name);
         refused(within(transport.purge(name)).await.unwrap_err(), name);
-        refused(within(transport.replay_dead(std::slice::from_ref(&letter), Some(name))).await.unwrap_err(), name);
+        refused(
+            within(transport.replay_dead(std::slice::from_ref(&letter), Some(name))).await.unwrap_err(),
+            name,
+        );
         let options = celeriac_broker::ConsumeOptions {
             queues: vec![celery_queue(name)],
             prefetch: 1,
