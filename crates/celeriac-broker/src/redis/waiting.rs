@@ -225,7 +225,9 @@ impl Waiting {
                 Some(connection) => {
                     let asked = Asked::new(&self.core);
                     let waited = self.wait(connection, &asked.prefix, !broke);
-                    let woken = limited(BLOCK + OVERDUE, waited).await;
+                    // Who allows a large answer more time allows it here too.
+                    let limit = (BLOCK + OVERDUE).max(self.core.settings.response_timeout);
+                    let woken = limited(limit, waited).await;
                     if woken.is_ok() {
                         asked.answered();
                     }
