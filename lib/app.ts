@@ -1,12 +1,10 @@
 import { randomUUID } from 'node:crypto'
-import { hostname } from 'node:os'
 
 import { BrokerConnection } from './broker.ts'
+import { brokerOptions } from './broker-options.ts'
 import { type ApplyAsyncOptions, readOptions, taskIdOf, type WireOptions } from './call-options.ts'
 import { type AnySignature, maybeSignature, Signature, type SignatureInit } from './canvas/signature.ts'
 import { type ConfigOptions, Settings } from './config/conf.ts'
-import { withSnakeCaseKeys } from './config/names.ts'
-import { resolveBroker } from './config/resolve.ts'
 import type { SettingsInput } from './config/settings.ts'
 import { Control } from './control.ts'
 import { currentTask, currentWorkerTask } from './current-task.ts'
@@ -26,7 +24,6 @@ import { type AnyTask, Task, type TaskBody } from './task.ts'
 import type { RetryMessage, TaskContext } from './task-context.ts'
 import type { AnyTaskOptions, TaskOptions } from './task-options.ts'
 import { checkTaskOptions } from './task-options-check.ts'
-import type { NativeBrokerOptions } from './native.ts'
 
 /** What an app is made with: any setting, in either spelling, and these short names. */
 export type CeleryOptions = SettingsInput & {
@@ -70,7 +67,7 @@ export class Celery {
     this.conf = new Settings(settings as SettingsInput)
     if (broker !== undefined) this.conf.update({ brokerUrl: broker })
     if (backend !== undefined) this.conf.update({ resultBackend: backend })
-    this.broker = new BrokerConnection(() => this.#brokerOptions())
+    this.broker = new BrokerConnection(() => brokerOptions(this.conf, this.oid))
     this.deadLetters = new DeadLetters(this.broker)
     this.#preparer = new MessagePreparer(this.conf, this.broker)
     joinApps(this)
@@ -370,25 +367,6 @@ export class Celery {
     if (options.name) return options.name
     if (body.name !== '') return `${this.main}.${body.name}`
     throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'a task needs a name: app.task({ name: … }, …)')
-  }
-
-  #brokerOptions(): NativeBrokerOptions {
-    const { conf } = this
-    const [url] = resolveBroker(conf).write
-    return {
-      url,
-      transportOptions: encodeJson(
-        {
-          ...withSnakeCaseKeys(conf.brokerTransportOptions as Record<string, unknown>),
-          ...(conf.brokerUseSsl ? { ssl: conf.brokerUseSsl } : {}),
-        },
-        'brokerTransportOptions',
-      ),
-      connectTimeoutMs: 1000 * (conf.brokerConnectionTimeout ?? 4),
-      publishTimeoutMs: 1000 * conf.publishTimeout,
-      origin: `gen${process.pid}@${hostname()}`,
-      replyTo: this.oid,
-    }
   }
 }
 
