@@ -1,5 +1,6 @@
 //! Brokers: one trait, a registry by URL scheme, a file or folder for each.
 
+mod amqp;
 pub mod dead;
 pub mod declare;
 pub mod fault;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use celeriac_error::{Error, Result};
 
 use crate::transport::Transport;
-use crate::{memory, redis, sqlite, url};
+use crate::{amqp, memory, redis, sqlite, url};
 
 /// What a transport is opened with, beside its URL.
 #[derive(Clone, Debug)]
@@ -26,8 +26,12 @@ impl Default for TransportOptions {
 type Open = fn(&str, TransportOptions) -> Result<Arc<dyn Transport>>;
 
 /// A new transport adds its line.
-static TRANSPORTS: &[(&[&str], Open)] =
-    &[(memory::SCHEMES, memory::open), (redis::SCHEMES, redis::open), (sqlite::SCHEMES, sqlite::open)];
+static TRANSPORTS: &[(&[&str], Open)] = &[
+    (amqp::SCHEMES, amqp::open),
+    (memory::SCHEMES, memory::open),
+    (redis::SCHEMES, redis::open),
+    (sqlite::SCHEMES, sqlite::open),
+];
 
 /// Opens the transport that the scheme of `url` names. Nothing is connected yet.
 ///
