@@ -320,15 +320,16 @@ impl Core {
             }
         };
         let name: Arc<str> = queue.into();
-        // Under the lock, so that nothing is pushed before the source is known.
-        let mut state = lock(&self.state);
-        let Some(open) = state.session.as_mut().filter(|open| open.number == session) else {
-            return Err(Failure::Lost);
+        let old = {
+            // Under the lock, so that nothing is pushed before the source is known.
+            let mut state = lock(&self.state);
+            let Some(open) = state.session.as_mut().filter(|open| open.number == session) else {
+                return Err(Failure::Lost);
+            };
+            let task = tokio::spawn(pump(Arc::downgrade(self), session, number, name, deliveries));
+            let source = Source { number, tag, window, outstanding: 0, is_alive: true, task };
+            open.sources.insert(queue.to_owned(), source)
         };
-        let task = tokio::spawn(pump(Arc::downgrade(self), session, number, name, deliveries));
-        let source = Source { number, tag, window, outstanding: 0, is_alive: true, task };
-        let old = open.sources.insert(queue.to_owned(), source);
-        drop(state);
         if let Some(old) = old.filter(|old| old.is_alive) {
             self.cancel(live, channel, old).await?;
         }

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::tls::{Tls, TlsSettings};
-use crate::registry::TransportOptions;
+use crate::registry::{FailoverStrategy, TransportOptions};
 use crate::url::{scheme, without_password};
 
 /// `broker_heartbeat` of Celery: seconds.
@@ -43,27 +43,23 @@ pub(super) enum LoginMethod {
     External,
 }
 
-/// In which order the servers are tried (`broker_failover_strategy`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failover {
-    /// One after the other; the default.
-    RoundRobin,
-    /// By chance, after the first.
-    Shuffle,
-}
-
 /// Everything that stays the same for the life of a transport.
 pub(super) struct Settings {
     /// All URLs without their passwords.
     pub(super) url: String,
     /// At least one.
     pub(super) targets: Vec<Target>,
-    pub(super) failover: Failover,
+    pub(super) failover: FailoverStrategy,
 }
 
 impl Settings {
     pub(super) fn new(broker_url: &str, given: &TransportOptions) -> Result<Self> {
-        let urls: Vec<&str> = broker_url.split(';').map(str::trim).filter(|url| !url.is_empty()).collect();
+        let urls: Vec<&str> = broker_url
+            .split(';')
+            .chain(given.alternates.iter().map(String::as_str))
+            .map(str::trim)
+            .filter(|url| !url.is_empty())
+            .collect();
         let scheme = scheme(urls.first().copied().unwrap_or_default()).to_ascii_lowercase();
         let urls: Vec<String> = urls
             .into_iter()
@@ -71,15 +67,7 @@ impl Settings {
             .collect();
         let targets: Vec<Target> = urls.iter().map(|url| target(url, given)).collect::<Result<_>>()?;
         let url = targets.iter().map(|target| target.url.as_str()).collect::<Vec<_>>().join(";");
-        let failover = match text(&given.options, "failover_strategy").as_deref() {
-            None | Some("round-robin") => Failover::RoundRobin,
-            Some("shuffle") => Failover::Shuffle,
-            Some(other) => {
-                let reason = format!("failover_strategy must be round-robin or shuffle, not `{other}`");
-                return Err(Error::InvalidUrl { url, reason });
-            }
-        };
-        Ok(Self { url, targets, failover })
+        Ok(Self { url, targets, failover: given.failover_strategy })
     }
 }
 
@@ -175,8 +163,7 @@ fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
             _ => return Err(format!("the port must be a number from 1 to 65535, not `{port}`")),
         },
     };
-    // As py-amqp does: a name with two addresses would be tried twice.
-    Ok((if host.is_empty() || host == "localhost" { "127.0.0.1".to_owned() } else { host }, port))
+    Ok((if host.is_empty() { "localhost".to_owned() } else { host }, port))
 }
 
 /// `broker_use_ssl` is the option `ssl`: true, or an object; in a query its parts are called `ssl_…`.
@@ -187,7 +174,11 @@ fn tls(encrypted: bool, options: &Map<String, Value>) -> Result<Option<TlsSettin
         Some(Value::String(text)) => (encrypted || matches!(text.to_lowercase().as_str(), "true" | "1"), Map::new()),
         _ => (encrypted, Map::new()),
     };
-    let part = |name: &str| text(&given, name).or_else(|| text(options, &format!("ssl_{name}")));
+    // With kombu's prefix or without.
+    let part = |name: &str| {
+        let prefixed = format!("ssl_{name}");
+        text(&given, name).or_else(|| text(&given, &prefixed)).or_else(|| text(options, &prefixed))
+    };
     if !encrypted {
         for name in ["ca_certs", "certfile", "keyfile", "cert_reqs", "check_hostname"] {
             if part(name).is_some() {
@@ -256,7 +247,7 @@ mod tests {
     #[test]
     fn everything_has_kombus_default() {
         let target = one("amqp://");
-        assert_eq!((target.host.as_str(), target.port), ("127.0.0.1", 5672));
+        assert_eq!((target.host.as_str(), target.port), ("localhost", 5672));
         assert_eq!((target.user.as_str(), target.password.as_str()), ("guest", "guest"));
         assert_eq!((target.vhost.as_str(), target.heartbeat), ("/", 120));
         assert!(target.tls.is_none());
@@ -293,12 +284,13 @@ mod tests {
 
     #[test]
     fn several_urls_are_one_broker() {
-        let settings = open("amqp://a:b@one;amqp://two//;three", &serde_json::json!({ "failover_strategy": "shuffle" }));
-        let settings = settings.unwrap();
+        let alternates = vec!["amqp://four".to_owned()];
+        let options = TransportOptions { alternates, ..TransportOptions::default() };
+        let settings = Settings::new("amqp://a:b@one;amqp://two//;three", &options).unwrap();
         let hosts: Vec<&str> = settings.targets.iter().map(|target| target.host.as_str()).collect();
-        assert_eq!(hosts, ["one", "two", "three"]);
-        assert_eq!(settings.failover, Failover::Shuffle);
-        assert_eq!(settings.url, "amqp://a:**@one;amqp://two//;amqp://three");
+        assert_eq!(hosts, ["one", "two", "three", "four"]);
+        assert_eq!(settings.failover, FailoverStrategy::RoundRobin);
+        assert_eq!(settings.url, "amqp://a:**@one;amqp://two//;amqp://three;amqp://four");
     }
 
     #[test]
@@ -335,17 +327,10 @@ mod tests {
             ("amqps://h?ssl_cert_reqs=maybe", "cert_reqs"),
             ("amqps://h?ssl_keyfile=k", "certfile"),
             ("amqp://h;redis://h", "schemes"),
-            ("amqp://h?failover_strategy=x", ""),
         ] {
-            let error = open(url, &Value::Null).err();
-            if word.is_empty() {
-                continue;
-            }
-            let error = error.unwrap();
+            let error = open(url, &Value::Null).err().unwrap();
             assert_eq!(error.code(), "ERR_CELERIAC_INVALID_URL", "{url}");
             assert!(error.to_string().contains(word), "{error}");
         }
-        let error = open("amqp://h", &serde_json::json!({ "failover_strategy": "x" })).err().unwrap();
-        assert!(error.to_string().contains("failover_strategy"), "{error}");
     }
 }
