@@ -57,11 +57,15 @@ async fn an_exchange_that_was_deleted_takes_nothing_along() {
     let transport = open(&server.url());
     within(transport.declare(&[celery_queue("kept"), celery_queue("gone")])).await.unwrap();
     publish(&transport, &[through("gone", ExchangeType::Direct, "gone", "before")]).await;
-    server.ctl(&["eval", r#"rabbit_exchange:delete({resource,<<"/">>,exchange,<<"gone">>}, false, <<"test">>)."#]).await;
-    let outcomes = within(transport.publish(&[
-        through("gone", ExchangeType::Direct, "gone", "lost"),
-        to("kept", "kept"),
-    ]))
+    server
+        .ctl(&[
+            "eval",
+            r#"rabbit_exchange:delete({resource,<<"/">>,exchange,<<"gone">>}, false, <<"test">>)."#,
+        ])
+        .await;
+    let outcomes = within(
+        transport.publish(&[through("gone", ExchangeType::Direct, "gone", "lost"), to("kept", "kept")]),
+    )
     .await;
     assert_eq!(outcomes[0].as_ref().unwrap_err().code(), "ERR_CELERIAC_UNROUTABLE");
     // Its neighbour succeeds, or may be tried again.
@@ -70,7 +74,8 @@ async fn an_exchange_that_was_deleted_takes_nothing_along() {
         publish(&transport, &[to("kept", "kept")]).await;
     }
     assert!(within(transport.queue_length("kept")).await.unwrap() >= 1);
-    let error = within(transport.publish(&[through("gone", ExchangeType::Direct, "gone", "lost")])).await.remove(0);
+    let error =
+        within(transport.publish(&[through("gone", ExchangeType::Direct, "gone", "lost")])).await.remove(0);
     assert_eq!(error.unwrap_err().code(), "ERR_CELERIAC_UNROUTABLE");
     transport.close().await;
 }
@@ -99,7 +104,10 @@ async fn acknowledgements_go_on_while_an_alarm_blocks_what_publishes() {
     let consumer = consume(&transport, &["q"]).await;
     let deliveries = take(&consumer, 2).await;
     server.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
-    until(|| async { server.ctl(&["eval", "rabbit_alarm:get_alarms()."]).await.contains("memory").then_some(()) }).await;
+    until(|| async {
+        server.ctl(&["eval", "rabbit_alarm:get_alarms()."]).await.contains("memory").then_some(())
+    })
+    .await;
     let sending = tokio::spawn({
         let transport = Arc::clone(&transport);
         async move { transport.publish(&[to("q", "blocked")]).await }
@@ -172,7 +180,8 @@ async fn a_wrong_password_a_missing_vhost_and_a_closed_port_are_told_apart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn virtual_hosts_are_apart() {
-    let options = RabbitMqServerOptions { vhosts: vec!["a b".to_owned()], ..RabbitMqServerOptions::default() };
+    let options =
+        RabbitMqServerOptions { vhosts: vec!["a b".to_owned()], ..RabbitMqServerOptions::default() };
     let server = RabbitMqServer::start_with(options).await;
     let (root, other) = (open(&server.url()), open(&server.url_of("a%20b")));
     for transport in [&root, &other] {
@@ -332,7 +341,8 @@ async fn acknowledgements_in_any_order_settle_what_they_name_and_nothing_else() 
     let consumer = consume(&transport, &[&queues[0], &queues[1]]).await;
     let held = take(&consumer, COUNT).await;
     // Every third is kept, the others go in batches that begin anywhere.
-    let (kept, mut done): (Vec<_>, Vec<_>) = held.into_iter().enumerate().partition(|(place, _)| place % 3 == 0);
+    let (kept, mut done): (Vec<_>, Vec<_>) =
+        held.into_iter().enumerate().partition(|(place, _)| place % 3 == 0);
     done.sort_by_key(|(place, _)| place * 7919 % COUNT);
     for some in done.chunks(11) {
         let batch: Vec<Settlement> = some.iter().map(|(_, delivery)| only(delivery, Outcome::Ack)).collect();

@@ -48,8 +48,11 @@ impl Certificates {
             keyfile: file("server-key.pem"),
             requires_client_certificate,
         };
-        RabbitMqServer::start_with(RabbitMqServerOptions { tls: Some(tls), ..RabbitMqServerOptions::default() })
-            .await
+        RabbitMqServer::start_with(RabbitMqServerOptions {
+            tls: Some(tls),
+            ..RabbitMqServerOptions::default()
+        })
+        .await
     }
 }
 

@@ -51,7 +51,11 @@ fn queues(declared: &Value) -> Vec<Queue> {
             durable: listed["durable"].as_bool().unwrap(),
             exclusive: listed["exclusive"].as_bool().unwrap(),
             auto_delete: listed["auto_delete"].as_bool().unwrap(),
-            arguments: if arguments.is_empty() { String::new() } else { Value::Object(arguments).to_string() },
+            arguments: if arguments.is_empty() {
+                String::new()
+            } else {
+                Value::Object(arguments).to_string()
+            },
         }
     });
     queues.collect()
@@ -93,12 +97,14 @@ fn expected(rows: &Value, fields: &[&str]) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_declared_is_what_celery_declares() {
     let vectors: Value =
-        serde_json::from_str(include_str!("../../celeriac-protocol/tests/golden/topology_amqp.json")).unwrap();
+        serde_json::from_str(include_str!("../../celeriac-protocol/tests/golden/topology_amqp.json"))
+            .unwrap();
     let steps = vectors["steps"].as_array().unwrap();
     assert!(steps.len() > 10);
     let vhosts = steps.iter().map(|step| text(&step["name"])).collect();
     let server =
-        RabbitMqServer::start_with(RabbitMqServerOptions { vhosts, ..RabbitMqServerOptions::default() }).await;
+        RabbitMqServer::start_with(RabbitMqServerOptions { vhosts, ..RabbitMqServerOptions::default() })
+            .await;
     for step in steps {
         let (vhost, declared) = (text(&step["name"]), &step["declared"]);
         let transport = open(&server.url_of(&vhost));
@@ -118,7 +124,14 @@ async fn what_is_declared_is_what_celery_declares() {
         let mut queues = listed(&server, &vhost, "list_queues", &fields).await;
         queues.retain(|queue| !text(&queue["name"]).starts_with("celeriac.listener."));
         assert_eq!(queues, expected(&declared["queues"], &fields), "{vhost}");
-        let fields = ["source_name", "source_kind", "destination_name", "destination_kind", "routing_key", "arguments"];
+        let fields = [
+            "source_name",
+            "source_kind",
+            "destination_name",
+            "destination_kind",
+            "routing_key",
+            "arguments",
+        ];
         let mut bindings = listed(&server, &vhost, "list_bindings", &fields).await;
         bindings.retain(|binding| !text(&binding["destination_name"]).starts_with("celeriac.listener."));
         assert_eq!(bindings, expected(&declared["bindings"], &fields), "{vhost}");

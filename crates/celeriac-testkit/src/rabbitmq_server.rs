@@ -26,6 +26,8 @@ pub struct RabbitMqServerOptions {
     pub vhosts: Vec<String>,
     /// An encrypted listener beside the plain one.
     pub tls: Option<RabbitMqTls>,
+    /// The management plugin: `/api` by HTTP, with fresh figures. It takes some time to start.
+    pub management: bool,
     /// Further lines of its `rabbitmq.conf`.
     pub configuration: Vec<String>,
 }
@@ -47,6 +49,7 @@ pub struct RabbitMqTls {
 struct Ports {
     amqp: u16,
     tls: u16,
+    management: u16,
     distribution: u16,
     epmd: u16,
 }
@@ -94,7 +97,8 @@ impl RabbitMqServer {
     /// One that several tests share: it runs as long as one of them has it.
     #[allow(clippy::panic)]
     pub async fn shared() -> Arc<SharedRabbitMqServer> {
-        static SHARED: tokio::sync::Mutex<Weak<SharedRabbitMqServer>> = tokio::sync::Mutex::const_new(Weak::new());
+        static SHARED: tokio::sync::Mutex<Weak<SharedRabbitMqServer>> =
+            tokio::sync::Mutex::const_new(Weak::new());
         let mut shared = SHARED.lock().await;
         if let Some(running) = shared.upgrade() {
             return running;
@@ -110,10 +114,7 @@ impl RabbitMqServer {
             let _ = ended.recv();
         });
         let url = address.await.unwrap_or_else(|_| panic!("rabbitmq-server did not start"));
-        let running = Arc::new(SharedRabbitMqServer {
-            url,
-            running: Mutex::new(Some((end, thread))),
-        });
+        let running = Arc::new(SharedRabbitMqServer { url, running: Mutex::new(Some((end, thread))) });
         *shared = Arc::downgrade(&running);
         running
     }
@@ -138,6 +139,16 @@ impl RabbitMqServer {
         self.ports.amqp
     }
 
+    /// The port of the encrypted listener, where there is one.
+    pub fn tls_port(&self) -> Option<u16> {
+        self.options.tls.is_some().then_some(self.ports.tls)
+    }
+
+    /// The port of the management plugin, where it is on.
+    pub fn management_port(&self) -> Option<u16> {
+        self.options.management.then_some(self.ports.management)
+    }
+
     /// The process, for tests that stop and continue it; `None` while it does not run.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Child::id)
@@ -154,14 +165,22 @@ impl RabbitMqServer {
     /// When it fails.
     #[allow(clippy::panic)]
     pub async fn ctl(&self, arguments: &[&str]) -> String {
+        self.try_ctl(arguments).await.unwrap_or_else(|error| panic!("rabbitmqctl {arguments:?}: {error}"))
+    }
+
+    /// What `rabbitmqctl` with these arguments prints.
+    ///
+    /// # Errors
+    /// What it prints when it fails.
+    pub async fn try_ctl(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(format!("{PROGRAMS}/rabbitmqctl"));
         self.environment(&mut command);
         command.arg("--silent").args(arguments);
         let output = tokio::process::Command::from(command).stdin(Stdio::null()).output().await;
-        let output = output.unwrap_or_else(|error| panic!("cannot start rabbitmqctl: {error}"));
-        let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "rabbitmqctl {arguments:?}: {out}{errors}");
-        out.into_owned()
+        let output = output.map_err(|error| format!("cannot start rabbitmqctl: {error}"))?;
+        let (out, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.success() { Ok(out.into_owned()) } else { Err(format!("{out}{errors}")) }
     }
 
     /// Ends it at once, as a crash does.
@@ -191,8 +210,9 @@ impl RabbitMqServer {
             let mut command = leashed("epmd");
             command.args(["-port", &self.ports.epmd.to_string(), "-address", "127.0.0.1"]);
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            self.epmd =
-                Some(command.spawn().unwrap_or_else(|error| panic!("cannot start epmd, install it: {error}")));
+            self.epmd = Some(
+                command.spawn().unwrap_or_else(|error| panic!("cannot start epmd, install it: {error}")),
+            );
         }
         let mut command = leashed(format!("{PROGRAMS}/rabbitmq-server"));
         self.environment(&mut command);
@@ -202,7 +222,11 @@ impl RabbitMqServer {
         for (stream, name) in [(true, "out"), (false, "err")] {
             let file = std::fs::File::create(self.directory.join(name))
                 .unwrap_or_else(|error| panic!("cannot write the log of rabbitmq-server: {error}"));
-            if stream { command.stdout(file) } else { command.stderr(file) };
+            if stream {
+                command.stdout(file)
+            } else {
+                command.stderr(file)
+            };
         }
         let process = command
             .spawn()
@@ -239,10 +263,7 @@ impl RabbitMqServer {
             .env("RABBITMQ_GENERATED_CONFIG_DIR", path("generated"))
             .env("RABBITMQ_ADVANCED_CONFIG_FILE", path("none"))
             .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
-            .env(
-                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}",
-            );
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}");
     }
 
     #[allow(clippy::panic)]
@@ -265,6 +286,11 @@ impl RabbitMqServer {
             lines.push(format!("ssl_options.verify = {verify}"));
             lines.push(format!("ssl_options.fail_if_no_peer_cert = {}", tls.requires_client_certificate));
         }
+        if self.options.management {
+            lines.push("management.tcp.ip = 127.0.0.1".to_owned());
+            lines.push(format!("management.tcp.port = {}", self.ports.management));
+            lines.push("collect_statistics_interval = 500".to_owned());
+        }
         lines.extend(self.options.configuration.iter().cloned());
         let vhosts: Vec<&str> =
             std::iter::once("/").chain(self.options.vhosts.iter().map(String::as_str)).collect();
@@ -283,7 +309,10 @@ impl RabbitMqServer {
         for (name, content) in [
             ("rabbitmq.conf", lines.join("\n") + "\n"),
             ("definitions.json", definitions.to_string()),
-            ("enabled_plugins", "[].\n".to_owned()),
+            (
+                "enabled_plugins",
+                format!("[{}].\n", if self.options.management { "rabbitmq_management" } else { "" }),
+            ),
         ] {
             std::fs::write(self.directory.join(name), content)
                 .unwrap_or_else(|error| panic!("cannot configure rabbitmq-server: {error}"));
@@ -350,8 +379,8 @@ async fn answers(port: u16) -> bool {
 #[allow(clippy::panic)]
 fn free_ports() -> Ports {
     let bound: std::io::Result<Vec<TcpListener>> =
-        (0..4).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
+        (0..5).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect();
     let bound = bound.unwrap_or_else(|error| panic!("no free ports: {error}"));
     let port = |place: usize| bound[place].local_addr().map_or(0, |address| address.port());
-    Ports { amqp: port(0), tls: port(1), distribution: port(2), epmd: port(3) }
+    Ports { amqp: port(0), tls: port(1), management: port(2), distribution: port(3), epmd: port(4) }
 }

@@ -14,9 +14,7 @@ use celeriac_error::{Error, Result};
 use celeriac_protocol::envelope;
 use futures_util::StreamExt;
 use lapin::Channel;
-use lapin::options::{
-    BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions,
-};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use tokio::sync::Notify;
@@ -154,7 +152,11 @@ impl AmqpConsumer {
             topology,
             lane,
             dead,
-            prefetch: if options.prefetch == 0 { UNLIMITED } else { options.prefetch.min(u32::from(u16::MAX)) },
+            prefetch: if options.prefetch == 0 {
+                UNLIMITED
+            } else {
+                options.prefetch.min(u32::from(u16::MAX))
+            },
             state: Mutex::new(State { queues: options.queues, ..State::default() }),
             arrived: Notify::new(),
             told: Notify::new(),
@@ -233,9 +235,10 @@ impl Core {
     }
 
     async fn try_open(self: &Arc<Self>) -> Result<(), Failure> {
-        let session = lock(&self.state).session.as_ref().map(|session| {
-            (session.number, Arc::clone(&session.live), Arc::clone(&session.channel))
-        });
+        let session = lock(&self.state)
+            .session
+            .as_ref()
+            .map(|session| (session.number, Arc::clone(&session.live), Arc::clone(&session.channel)));
         let (number, live, channel) = match session {
             Some(session) => session,
             None => self.new_session().await?,
@@ -338,8 +341,9 @@ impl Core {
 
     /// Ends a consumption; what it had pushed stays held.
     async fn cancel(&self, live: &Live, channel: &Channel, source: Source) -> Result<()> {
-        let cancelled =
-            live.answer(channel.basic_cancel(short(source.tag.as_str())?, BasicCancelOptions::default())).await;
+        let cancelled = live
+            .answer(channel.basic_cancel(short(source.tag.as_str())?, BasicCancelOptions::default()))
+            .await;
         // What it had pushed before comes into the buffer.
         let _ = tokio::time::timeout(super::link::ANSWER_TIMEOUT, source.task).await;
         cancelled
@@ -434,7 +438,9 @@ impl Core {
         let held = std::mem::take(&mut state.held);
         if !held.is_empty() && !state.stopped {
             log::warn!(
-                "{}: {reason}; {} messages that were held go back to their queues.", self.url, held.len(),
+                "{}: {reason}; {} messages that were held go back to their queues.",
+                self.url,
+                held.len(),
             );
         }
         state.lost.extend(held.into_keys().filter(|tag| !unseen.contains(tag)).map(DeliveryTag));
@@ -473,9 +479,11 @@ impl Core {
     /// Asks the broker whether it has the channel still.
     async fn ask(self: &Arc<Self>) -> Result<()> {
         let _opening = self.opening.lock().await;
-        let Some((number, live, channel)) = lock(&self.state).session.as_ref().map(|session| {
-            (session.number, Arc::clone(&session.live), Arc::clone(&session.channel))
-        }) else {
+        let Some((number, live, channel)) = lock(&self.state)
+            .session
+            .as_ref()
+            .map(|session| (session.number, Arc::clone(&session.live), Arc::clone(&session.channel)))
+        else {
             return Ok(());
         };
         let sent = Moment::now();
@@ -606,9 +614,10 @@ enum Failure {
 impl Failure {
     fn into_error(self, url: &str) -> Error {
         match self {
-            Self::Missing => {
-                Error::Refused { url: url.to_owned(), reason: "a queue that is consumed was deleted".to_owned() }
-            }
+            Self::Missing => Error::Refused {
+                url: url.to_owned(),
+                reason: "a queue that is consumed was deleted".to_owned(),
+            },
             Self::Lost => {
                 Error::BrokerUnavailable { url: url.to_owned(), reason: "the connection was lost".to_owned() }
             }
@@ -734,7 +743,8 @@ impl Consumer for AmqpConsumer {
                     .filter(|name| queues.iter().all(|queue| queue.name != **name))
                     .cloned()
                     .collect();
-                let others: Vec<Source> = gone.iter().filter_map(|name| session.sources.remove(name)).collect();
+                let others: Vec<Source> =
+                    gone.iter().filter_map(|name| session.sources.remove(name)).collect();
                 (others, (Arc::clone(&session.live), Arc::clone(&session.channel)))
             };
             for source in others {

@@ -25,10 +25,9 @@ pub(super) fn explain(url: &str, error: &lapin::Error) -> Error {
 pub(super) fn explain_connecting(url: &str, error: &lapin::Error) -> Error {
     match error.kind() {
         ErrorKind::ProtocolError(said) => match said.kind() {
-            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Error::AuthenticationFailed {
-                url: url.to_owned(),
-                reason: said.get_message().to_string(),
-            },
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+                Error::AuthenticationFailed { url: url.to_owned(), reason: said.get_message().to_string() }
+            }
             _ => explain(url, error),
         },
         ErrorKind::IOError(io) if is_tls(io) => refused(url, &format!("no TLS connection: {io}")),

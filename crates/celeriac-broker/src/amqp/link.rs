@@ -131,7 +131,11 @@ impl Link {
     }
 
     pub(super) fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::SeqCst) { Err(Error::Closed("connection to the broker")) } else { Ok(()) }
+        if self.closed.load(Ordering::SeqCst) {
+            Err(Error::Closed("connection to the broker"))
+        } else {
+            Ok(())
+        }
     }
 
     /// The connection, opened if it is not.
@@ -194,8 +198,7 @@ impl Link {
             lapin::runtime::default_runtime().map_err(|error| explain(&target.url, &error))?,
             async move |_, runtime| {
                 let connecting = async {
-                    let addresses: Vec<_> =
-                        tokio::net::lookup_host((host.as_str(), port)).await?.collect();
+                    let addresses: Vec<_> = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
                     let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
                     match &tls {
                         None => Ok::<_, std::io::Error>(stream),
@@ -204,12 +207,13 @@ impl Link {
                 };
                 // Its own deadline, so that it ends though nobody waits for it any longer.
                 let connected = tokio::time::timeout(timeout, connecting).await;
-                connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())).map_err(lapin::Error::from)
+                connected
+                    .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+                    .map_err(lapin::Error::from)
             },
             properties,
         );
-        let unavailable =
-            |reason: String| Error::BrokerUnavailable { url: target.url.clone(), reason };
+        let unavailable = |reason: String| Error::BrokerUnavailable { url: target.url.clone(), reason };
         let connection = tokio::time::timeout(target.connect_timeout, connecting)
             .await
             .map_err(|_| unavailable(format!("no answer within {} s", target.connect_timeout.as_secs_f64())))?
@@ -222,11 +226,6 @@ impl Link {
             blocked: Mutex::default(),
         };
         Ok(live)
-    }
-
-    /// The connection, if it is open.
-    pub(super) async fn current(&self) -> Option<Arc<Live>> {
-        self.state.lock().await.live.as_ref().filter(|live| live.is_up()).cloned()
     }
 
     pub(super) async fn close(&self) {

@@ -128,7 +128,8 @@ impl Transport for AmqpTransport {
 
     async fn subscribe(&self, exchange: &Exchange, routing_keys: &[String]) -> Result<Box<dyn Subscription>> {
         self.consuming.check_open()?;
-        subscription::subscribe(Arc::clone(&self.topology), exchange, routing_keys, self.ended.subscribe()).await
+        subscription::subscribe(Arc::clone(&self.topology), exchange, routing_keys, self.ended.subscribe())
+            .await
     }
 
     async fn queue_length(&self, queue: &str) -> Result<u64> {

@@ -309,9 +309,8 @@ impl Task {
             self.tell(number, outcome);
         }
         for (number, outcome) in later {
-            let again = outcome.map(|taken| {
-                if taken { Confirmation::Ack(None) } else { Confirmation::Nack(None) }
-            });
+            let again =
+                outcome.map(|taken| if taken { Confirmation::Ack(None) } else { Confirmation::Nack(None) });
             self.flying.push(std::future::ready((number, again)).boxed());
         }
         if let Some(error) = ended {
@@ -349,8 +348,9 @@ impl Task {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::BrokerUnavailable {
                 url,
-                reason: "it could not take the message: a queue is full, or cannot be written to (basic.nack)"
-                    .to_owned(),
+                reason:
+                    "it could not take the message: a queue is full, or cannot be written to (basic.nack)"
+                        .to_owned(),
             }),
             Err(error) => self.blame(&error, message, url),
         };
@@ -372,10 +372,16 @@ impl Task {
         match kind {
             AMQPSoftError::NOTFOUND if is_named => {
                 self.topology.forget_exchange(&message.exchange);
-                if message.mandatory { Err(unroutable(&message.exchange, &message.routing_key)) } else { Ok(()) }
+                if message.mandatory {
+                    Err(unroutable(&message.exchange, &message.routing_key))
+                } else {
+                    Ok(())
+                }
             }
             AMQPSoftError::ACCESSREFUSED if is_named => Err(Error::Refused { url, reason: said.to_owned() }),
-            AMQPSoftError::PRECONDITIONFAILED if refused_size(said).is_some_and(|size| message.body.len() >= size) => {
+            AMQPSoftError::PRECONDITIONFAILED
+                if refused_size(said).is_some_and(|size| message.body.len() >= size) =>
+            {
                 Err(Error::Refused { url, reason: said.to_owned() })
             }
             AMQPSoftError::PRECONDITIONFAILED if refused_size(said).is_none() && self.entries.is_empty() => {
@@ -398,7 +404,8 @@ impl Task {
             && let Some(sender) = batch.sender.take()
         {
             let missing = || Err(Error::Internal("a publication without an outcome".to_owned()));
-            let outcomes = batch.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect();
+            let outcomes =
+                batch.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect();
             // Whoever no longer waits needs no answer.
             let _ = sender.send(outcomes);
         }
@@ -446,7 +453,8 @@ fn fly(channel: Arc<Channel>, number: u64, message: &Ready) -> Flight {
     let (body, properties) = (message.body.clone(), message.properties.clone());
     let options = BasicPublishOptions { mandatory: message.mandatory, immediate: false };
     async move {
-        let sent = channel.basic_publish((&*exchange).into(), (&*routing_key).into(), options, &body, properties);
+        let sent =
+            channel.basic_publish((&*exchange).into(), (&*routing_key).into(), options, &body, properties);
         let outcome = match sent.await {
             Ok(confirm) => confirm.await,
             Err(error) => Err(error),

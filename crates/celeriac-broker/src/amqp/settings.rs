@@ -76,7 +76,8 @@ fn target(url: &str, given: &TransportOptions) -> Result<Target> {
     let invalid = |reason: String| Error::InvalidUrl { url: masked.clone(), reason };
     let kind = scheme(url).to_ascii_lowercase();
     if !super::SCHEMES.contains(&kind.as_str()) {
-        let reason = format!("all URLs of one broker must have one of the schemes {}", super::SCHEMES.join(", "));
+        let reason =
+            format!("all URLs of one broker must have one of the schemes {}", super::SCHEMES.join(", "));
         return Err(invalid(reason));
     }
     let rest = url.split_once("://").map_or("", |(_, rest)| rest);
@@ -96,7 +97,11 @@ fn target(url: &str, given: &TransportOptions) -> Result<Target> {
     let (host, port) = host_and_port(host_port).map_err(&invalid)?;
     let decoded = |text: &str, name: &str, default: &str| -> Result<String> {
         let text = decode(text).map_err(&invalid)?;
-        Ok(if text.is_empty() { self::text(&options, name).unwrap_or_else(|| default.to_owned()) } else { text })
+        Ok(if text.is_empty() {
+            self::text(&options, name).unwrap_or_else(|| default.to_owned())
+        } else {
+            text
+        })
     };
     let login_method = match text(&options, "login_method").map(|text| text.to_ascii_uppercase()).as_deref() {
         None | Some("PLAIN") => LoginMethod::Plain,
@@ -109,7 +114,9 @@ fn target(url: &str, given: &TransportOptions) -> Result<Target> {
     let heartbeat = match seconds(&options, "heartbeat").map_err(&invalid)? {
         None => HEARTBEAT,
         Some(seconds) if seconds <= f64::from(u16::MAX) => seconds.ceil() as u16,
-        Some(seconds) => return Err(invalid(format!("heartbeat must be at most 65535 seconds, not {seconds}"))),
+        Some(seconds) => {
+            return Err(invalid(format!("heartbeat must be at most 65535 seconds, not {seconds}")));
+        }
     };
     let timeout = match seconds(&options, "connect_timeout").map_err(&invalid)? {
         None => seconds(&options, "connection_timeout").map_err(&invalid)?,
@@ -171,7 +178,9 @@ fn tls(encrypted: bool, options: &Map<String, Value>) -> Result<Option<TlsSettin
     let (encrypted, given) = match options.get("ssl") {
         Some(Value::Object(given)) => (true, given.clone()),
         Some(Value::Bool(wanted)) => (encrypted || *wanted, Map::new()),
-        Some(Value::String(text)) => (encrypted || matches!(text.to_lowercase().as_str(), "true" | "1"), Map::new()),
+        Some(Value::String(text)) => {
+            (encrypted || matches!(text.to_lowercase().as_str(), "true" | "1"), Map::new())
+        }
         _ => (encrypted, Map::new()),
     };
     // With kombu's prefix or without.
@@ -273,7 +282,8 @@ mod tests {
 
     #[test]
     fn names_and_words_are_decoded_and_words_are_masked() {
-        let settings = open("amqp://me%40x:p%3Aw@rabbit:7/v?heartbeat=9&connection_timeout=1.5", &Value::Null).unwrap();
+        let settings =
+            open("amqp://me%40x:p%3Aw@rabbit:7/v?heartbeat=9&connection_timeout=1.5", &Value::Null).unwrap();
         let target = &settings.targets[0];
         assert_eq!((target.user.as_str(), target.password.as_str()), ("me@x", "p:w"));
         assert_eq!((target.host.as_str(), target.port, target.heartbeat), ("rabbit", 7, 9));
@@ -295,7 +305,8 @@ mod tests {
 
     #[test]
     fn options_win_over_the_query() {
-        let settings = open("amqp://h?heartbeat=9", &serde_json::json!({ "heartbeat": 0, "login_method": "AMQPLAIN" }));
+        let settings =
+            open("amqp://h?heartbeat=9", &serde_json::json!({ "heartbeat": 0, "login_method": "AMQPLAIN" }));
         let target = settings.unwrap().targets.remove(0);
         assert_eq!((target.heartbeat, target.login_method), (0, LoginMethod::AmqPlain));
     }

@@ -107,9 +107,10 @@ async fn bury(core: &Arc<Core>, batch: &[Settlement], outcomes: &mut [Option<Res
 
 /// The task ids whose counts end here.
 fn counted(core: &Core, batch: &[Settlement], outcomes: &[Option<Result<Settled>>]) -> Vec<String> {
-    let ending = batch.iter().zip(outcomes).filter(|(settlement, outcome)| {
-        outcome.is_none() && !settlement.outcome.keeps_count()
-    });
+    let ending = batch
+        .iter()
+        .zip(outcomes)
+        .filter(|(settlement, outcome)| outcome.is_none() && !settlement.outcome.keeps_count());
     ending
         .filter_map(|(settlement, _)| {
             let begun = core.with_held(settlement.tag, |held| held.begun.take()).flatten();

@@ -60,7 +60,8 @@ impl AmqpSubscription {
         let live = self.topology.live().await?;
         let channel = live.channel().await?;
         declare_exchange(&live, &channel, &self.exchange).await?;
-        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        let options =
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
         let queue = format!("celeriac.listener.{}", uuid::Uuid::new_v4().simple());
         live.answer(channel.queue_declare(short(queue.as_str())?, options, FieldTable::default())).await?;
         let everything = [String::new()];

@@ -51,8 +51,11 @@ fn config(settings: &TlsSettings) -> Result<ClientConfig, String> {
     } else {
         None
     };
-    let verifier =
-        Verifier { authorities, check_hostname: settings.check_hostname, schemes: provider.signature_verification_algorithms };
+    let verifier = Verifier {
+        authorities,
+        check_hostname: settings.check_hostname,
+        schemes: provider.signature_verification_algorithms,
+    };
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     let (Some(certfile), Some(keyfile)) = (&settings.certfile, &settings.keyfile) else {
         return Ok(builder.with_no_client_auth());
@@ -75,13 +78,17 @@ fn roots(ca_certs: Option<&str>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if let Some(file) = ca_certs {
         for certificate in certificates(file)? {
-            roots.add(certificate).map_err(|error| format!("the file {file} has no usable certificate: {error}"))?;
+            roots
+                .add(certificate)
+                .map_err(|error| format!("the file {file} has no usable certificate: {error}"))?;
         }
     } else {
         let found = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
-            return Err("this system has no certificate authorities: name a file of them with ca_certs".to_owned());
+            return Err(
+                "this system has no certificate authorities: name a file of them with ca_certs".to_owned()
+            );
         }
     }
     Ok(roots)

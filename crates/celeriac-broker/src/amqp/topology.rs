@@ -75,7 +75,10 @@ impl Topology {
     }
 
     /// Which of these exchanges are not there: to publish to one of those would end the channel, and with it what others publish.
-    pub(super) async fn missing(&self, names: impl Iterator<Item = (&Arc<str>, ExchangeType)>) -> Result<HashSet<Arc<str>>> {
+    pub(super) async fn missing(
+        &self,
+        names: impl Iterator<Item = (&Arc<str>, ExchangeType)>,
+    ) -> Result<HashSet<Arc<str>>> {
         let unknown: Vec<(Arc<str>, ExchangeType)> = {
             let known = lock(&self.exchanges);
             let mut unknown: Vec<(Arc<str>, ExchangeType)> = Vec::new();
@@ -92,7 +95,8 @@ impl Topology {
             let live = self.live().await?;
             let channel = live.channel().await?;
             let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-            let asked = channel.exchange_declare(short(&*name)?, exchange_kind(kind), options, FieldTable::default());
+            let asked =
+                channel.exchange_declare(short(&*name)?, exchange_kind(kind), options, FieldTable::default());
             match live.raw_answer(asked).await? {
                 Ok(()) => {
                     lock(&self.exchanges).insert(name);

@@ -97,7 +97,12 @@ pub async fn a_replayed_message_goes_where_it_is_told_to(subject: &Subject) {
     let consumer = consume(&transport, &[&other]).await;
     let came = take(&consumer, 2).await;
     let raw = |deliveries: &[Delivery]| deliveries.iter().map(|one| one.raw.clone()).collect::<Vec<_>>();
-    assert_eq!(raw(&came), raw(&dead), "in the order in which they are named");
+    if transport.features().amqp {
+        // The routing key is not the message's, so only that differs.
+        assert_eq!(bodies(&came), bodies(&dead), "in the order in which they are named");
+    } else {
+        assert_eq!(raw(&came), raw(&dead), "in the order in which they are named");
+    }
     acknowledge(&consumer, &came).await;
     transport.close().await;
 }
