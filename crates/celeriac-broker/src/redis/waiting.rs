@@ -240,12 +240,12 @@ impl Waiting {
                     self.core.sweep_next();
                     self.doubt(&mut grants, grant.number).await;
                 }
-                Ok(Woken::Claimed(messages, sent)) => {
+                Ok(Woken::Claimed(messages, asked_at)) => {
                     spent = grant.number;
                     self.core.expect_more(&messages, self.core.use_grant());
                     // In a task of its own: who ends this one does not wait for ever, and what is held must not be forgotten.
                     let core = Arc::clone(&self.core);
-                    let _ = tokio::spawn(async move { core.take_in(messages, sent).await }).await;
+                    let _ = tokio::spawn(async move { core.take_in(messages, asked_at).await }).await;
                 }
                 Err(error) => {
                     connection = None;
