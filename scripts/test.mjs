@@ -16,6 +16,7 @@ import {
   environment,
   installPackages,
   pythonWithCelery,
+  rabbitMqServer,
   redisServer,
   root,
   run,
@@ -124,11 +125,12 @@ async function main() {
   mkdirSync(results, { recursive: true })
   await installPackages()
   const redis = await redisServer()
+  await rabbitMqServer()
   const env = { CELERIAC_REDIS_SERVER: redis }
   Object.assign(environment, env)
   if (['interop', 'package', 'reliability'].some(wanted)) env.CELERIAC_PYTHON = await pythonWithCelery()
   if (only === undefined || only.some((name) => !['rust', 'parity'].includes(name))) await build()
-  if (wanted('reliability')) Object.assign(env, await buildTestAids())
+  if (['interop', 'reliability'].some(wanted)) Object.assign(env, await buildTestAids())
   if (wanted('lint')) await timed('lint', async () => countTests(await lint()))
   if (wanted('rust')) await timed('rust', rust)
   for (const project of VITEST_PROJECTS) {

@@ -193,14 +193,14 @@ export async function build(profile = 'optimized') {
  * find it: the native core with its fault points, and the proxy.
  */
 export async function buildTestAids() {
-  console.log('Building the native core with fault points, and the proxy …')
+  console.log('Building the native core with fault points, and the programs that tests use …')
   const target = environment.CARGO_TARGET_DIR
   const binary = join(target, 'celeriac-fault-points.node')
   await withLock('build', async () => {
     const binding = ['build', '-p', 'celeriac-node', '--features', 'fault-points']
     await must('Building the native core with fault points', 'cargo', binding, { show: false })
-    const proxy = ['build', '-p', 'celeriac-testkit', '--bin', 'tcp-proxy']
-    await must('Building the proxy', 'cargo', proxy, { show: false })
+    const programs = ['build', '-p', 'celeriac-testkit', '--bins']
+    await must('Building the programs that tests use', 'cargo', programs, { show: false })
     // Under a name of its own, which no other build writes to.
     const [prefix, suffix] = { darwin: ['lib', 'dylib'], win32: ['', 'dll'] }[process.platform] ?? [
       'lib',
@@ -213,6 +213,7 @@ export async function buildTestAids() {
   return {
     CELERIAC_FAULT_POINT_BINARY: binary,
     CELERIAC_TCP_PROXY: join(target, 'debug', `tcp-proxy${extension}`),
+    CELERIAC_RABBITMQ: join(target, 'debug', `rabbitmq${extension}`),
   }
 }
 
@@ -248,6 +249,13 @@ export async function redisServer() {
     if (which(command) === undefined) await aptInstall('redis-server', `${command} is missing.`)
   }
   return which('redis-server')
+}
+
+/** Sees to it that RabbitMQ can be started; installed by apt where that may be done. */
+export async function rabbitMqServer() {
+  if (which('rabbitmq-server') === undefined) {
+    await aptInstall('rabbitmq-server', 'rabbitmq-server is missing.')
+  }
 }
 
 const SERVICES_POLICY = '/usr/sbin/policy-rc.d'
