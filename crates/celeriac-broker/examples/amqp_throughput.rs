@@ -89,8 +89,8 @@ async fn bare_publish(connection: &Connection, count: usize) -> Duration {
     let begun = Instant::now();
     let mut confirms = FuturesUnordered::new();
     for number in 0..count {
-        let properties = properties();
-        let sent = channel.basic_publish("".into(), QUEUE.into(), options, &body(number), properties);
+        let (body, properties) = (body(number), properties());
+        let sent = channel.basic_publish("".into(), QUEUE.into(), options, &body, properties);
         confirms.push(sent.await.unwrap());
         if confirms.len() >= WINDOW {
             assert!(confirms.next().await.unwrap().unwrap().is_ack());
