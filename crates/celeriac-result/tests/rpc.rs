@@ -137,7 +137,8 @@ async fn the_queue_and_the_messages_are_celerys() {
             for golden in result["replies"].as_array().unwrap() {
                 let properties = &golden["properties"];
                 let Some(body) = golden["body"]["text"].as_str() else { continue };
-                if properties["content_type"] != "application/json" {
+                // A task that Celery does not know has no retries; a document of ours always has.
+                if properties["content_type"] != "application/json" || body.contains("\"retries\": null") {
                     continue;
                 }
                 let meta = result_meta::decode(body.as_bytes()).unwrap();
