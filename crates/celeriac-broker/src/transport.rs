@@ -159,6 +159,7 @@ pub enum Settled {
 }
 
 /// What a transport can do beyond carrying messages to queues.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
     /// More urgent messages are handed out first.

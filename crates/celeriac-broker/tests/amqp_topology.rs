@@ -82,7 +82,7 @@ fn sorted(mut rows: Vec<Value>) -> Vec<Value> {
             arguments.sort_by_key(Value::to_string);
         }
     }
-    rows.sort_by_key(|row| row.to_string());
+    rows.sort_by_key(ToString::to_string);
     rows
 }
 

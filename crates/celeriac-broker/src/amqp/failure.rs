@@ -9,11 +9,10 @@ pub(super) fn explain(url: &str, error: &lapin::Error) -> Error {
     let unavailable = |reason: String| Error::BrokerUnavailable { url: url.to_owned(), reason };
     match error.kind() {
         ErrorKind::ProtocolError(said) => match said.kind() {
-            AMQPErrorKind::Soft(_) => refused(url, said.get_message().as_str()),
             AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED | AMQPHardError::INTERNALERROR) => {
                 unavailable(said.get_message().to_string())
             }
-            AMQPErrorKind::Hard(_) => refused(url, said.get_message().as_str()),
+            _ => refused(url, said.get_message().as_str()),
         },
         ErrorKind::SerialisationError(_) => Error::Encode { reason: error.to_string() },
         ErrorKind::ChannelsLimitReached => refused(url, "it allows no more channels on this connection"),

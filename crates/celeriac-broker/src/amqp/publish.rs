@@ -277,9 +277,7 @@ impl Task {
         if let Some(open) = &self.open {
             let channel = Arc::clone(&open.channel);
             if let Some(Ok(returned)) = pin!(channel.wait_for_confirms()).now_or_never() {
-                for message in returned {
-                    self.mark(&message);
-                }
+                self.mark_all(returned);
             }
         }
         self.drain(&mut landed);
@@ -288,11 +286,11 @@ impl Task {
         for (number, outcome) in landed {
             let outcome = match outcome {
                 Ok(Confirmation::Ack(returned)) => {
-                    returned.into_iter().for_each(|message| self.mark(&message));
+                    self.mark_all(returned);
                     Ok(true)
                 }
                 Ok(Confirmation::Nack(returned)) => {
-                    returned.into_iter().for_each(|message| self.mark(&message));
+                    self.mark_all(returned);
                     Ok(false)
                 }
                 Ok(Confirmation::NotRequested) => Ok(true),
@@ -321,6 +319,12 @@ impl Task {
     fn drain(&mut self, landed: &mut Vec<(u64, lapin::Result<Confirmation>)>) {
         while let Some(Some(one)) = self.flying.next().now_or_never() {
             landed.push(one);
+        }
+    }
+
+    fn mark_all(&mut self, returned: impl IntoIterator<Item = BasicReturnMessage>) {
+        for message in returned {
+            self.mark(&message);
         }
     }
 
