@@ -1,6 +1,6 @@
 import { inspect } from 'node:util'
 
-import { closest } from 'fastest-levenshtein'
+import { closest, distance } from 'fastest-levenshtein'
 
 import type { BrokerConnection } from './broker.ts'
 import { type DeadMessage, readDeadMessage } from './dead-message.ts'
@@ -13,7 +13,8 @@ import type { NativeDeadLetter } from './native.ts'
  * - `malformed`: it cannot be read, or is no task message;
  * - `content-disallowed`: its content type is not in `acceptContent`;
  * - `unknown-task`: no task of its name is registered;
- * - `rejected`: its task threw `Reject` without requeue, or what it sent on was refused for good;
+ * - `rejected`: its task threw `Reject` without requeue, or something outside of its promise, or anything where its message is
+ *   not acknowledged on failure; or what it sent on was refused for good;
  * - `poison`: its worker died while its body ran, `maxDeliveries` times;
  * - `unroutable`: a dead Python worker held it, and no queue is bound where it was sent to;
  * - `unreadable`: what the list itself says about it cannot be read; its bytes may be fine.
@@ -257,10 +258,10 @@ function checked<T extends object>(given: T, known: readonly string[]): T {
   if (typeof given !== 'object' || given === null)
     throw invalid(`an object with ${known.join(', ')} is expected, not ${inspect(given)}`)
   for (const name of Object.keys(given)) {
-    if (!known.includes(name))
-      throw invalid(
-        `there is no '${name}' here: did you mean '${closest(name, known)}'? There are ${known.join(', ')}`,
-      )
+    if (known.includes(name)) continue
+    const nearest = closest(name, known)
+    const question = distance(name, nearest) <= 2 ? ` did you mean '${nearest}'?` : ''
+    throw invalid(`there is no '${name}' here:${question} There are ${known.join(', ')}`)
   }
   return given
 }

@@ -109,14 +109,14 @@ export class NotRegistered extends CeleriacError {
   }
 }
 
-/** The worker of a task was lost each time that it ran (`billiard.exceptions.WorkerLostError`). */
+/** The worker of a task was lost, or gave it up, each time that it ran (`billiard.exceptions.WorkerLostError`). */
 export class WorkerLostError extends CeleriacError {
   override readonly name: string = 'WorkerLostError'
 
   constructor(maxDeliveries: number) {
     super(
       'ERR_CELERIAC_WORKER_LOST',
-      `its worker was lost each time that the task ran; it is not run again, because maxDeliveries is ${maxDeliveries}`,
+      `each time that the task ran its worker was lost or gave it up; it is not run again, because maxDeliveries is ${maxDeliveries}`,
     )
   }
 }

@@ -48,6 +48,59 @@ test('a listener that throws fails its own task, and the worker hands back the o
   expect(await redis.command('hlen', 'unacked')).toBe('0')
 })
 
+test('what is thrown outside of a body fails its task and puts its message into the dead list; the others are back in their queue', async () => {
+  const queue = 'outside'
+  const worker = await nodes.nodeWorker({ queues: queue })
+  const other = await nodes.app.sendTask('node.work', [600_000], { queue })
+  await nodes.ledger.until(30, 'the other task', (lines) =>
+    lines.some((line) => line.startsWith(`begin ${other.id}`)),
+  )
+  const culprit = await nodes.app.sendTask('node.throw_outside', [], { queue })
+  const { code, stderr } = await within(30, 'the end of the worker', worker.finished)
+  expect(code).toBe(70)
+  expect(stderr).toMatch(new RegExp(`CRITICAL.*node\\.throw_outside\\[${culprit.id}\\].*outside`))
+  await expect(culprit.get({ timeout: 30 })).rejects.toMatchObject({ type: 'TypeError', args: ['outside'] })
+  expect(await nodes.app.broker.queueLength(queue)).toBe(1)
+  const letters = await nodes.app.deadLetters.list({ queue })
+  expect(letters).toEqual([
+    expect.objectContaining({
+      taskId: culprit.id,
+      reason: 'rejected',
+      detail: 'the task ended with TypeError: outside',
+    }),
+  ])
+})
+
+test('a letter of Reject has its reason', async () => {
+  const queue = 'reject'
+  const worker = await nodes.nodeWorker({ queues: queue })
+  const result = await nodes.app.sendTask('node.reject', [], { queue })
+  await expect(result.get({ timeout: 30 })).rejects.toMatchObject({ type: 'Reject' })
+  expect(await nodes.app.deadLetters.list({ queue })).toEqual([
+    expect.objectContaining({
+      taskId: result.id,
+      detail: 'the task ended with Reject: reject requeue=false: not for us',
+    }),
+  ])
+  expect((await worker.end()).code).toBe(0)
+})
+
+test('a body that ends the process leaves a line with it and what runs beside it', async () => {
+  const queue = 'exit'
+  const worker = await nodes.nodeWorker({ queues: queue })
+  const other = await nodes.app.sendTask('node.work', [600_000], { queue })
+  await nodes.ledger.until(30, 'the other task', (lines) =>
+    lines.some((line) => line.startsWith(`begin ${other.id}`)),
+  )
+  const culprit = await nodes.app.sendTask('node.exit', [3], { queue })
+  const { code, stderr } = await within(30, 'the end of the worker', worker.finished)
+  expect(code).toBe(3)
+  const [line = '', ...rest] = stderr.split('\n').filter((each) => each.includes('The process ends'))
+  expect(rest).toEqual([])
+  expect(line).toMatch(/CRITICAL.*exit code 3, ended by task node\.exit\[/)
+  for (const task of [`node.exit[${culprit.id}]`, `node.work[${other.id}]`]) expect(line).toContain(task)
+})
+
 test('SIGTERM ends a worker that waits for its broker, with 0', async () => {
   const env = { CELERY_BROKER_URL: `redis://127.0.0.1:${await freePort()}/0` }
   const folder = temporaryFolder()

@@ -46,7 +46,7 @@ test('examples/dead-list does what docs/dead-list.md says', async () => {
     if (!/ (list|show) /.test(`${command} `)) printed.push(stdout)
   }
   expect(printed).toEqual([
-    ...['Replayed 1 message.\n', 'Replayed 1 message.\n', 'Replayed 1 message.\n'],
+    ...['Replayed 1 message.\n', 'Replayed 1 message to queue celery.\n', 'Replayed 1 message.\n'],
     ...['Dropped 1 message.\n', 'Dropped 1 message.\n', 'Dropped 2 messages.\n'],
   ])
 

@@ -93,6 +93,9 @@ describe('list', () => {
   test('what it does not know is refused, with what it knows', async () => {
     const list = (options: object): Promise<unknown> => deadLetters.list(options)
     await expect(list({ reson: 'poison' })).rejects.toEqual(refusal("'reson' here: did you mean 'reason'?"))
+    await expect(deadLetters.drop({ limit: 1 } as object)).rejects.toEqual(
+      refusal("there is no 'limit' here: There are queue, reason, task"),
+    )
     await expect(list({ reason: 'poisoned' })).rejects.toEqual(refusal("'poisoned' is no reason"))
     await expect(list({ reason: 'poisoned' })).rejects.toEqual(refusal(deadLetterReasons.join(', ')))
     await expect(list({ queue: 5 })).rejects.toEqual(refusal('queue must be a name'))

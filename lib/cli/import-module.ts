@@ -3,7 +3,7 @@ import { pathToFileURL } from 'node:url'
 
 import { createJiti, type Jiti } from 'jiti'
 
-import { CeleriacError } from '../errors.ts'
+import { CeleriacError, type CeleriacErrorCode, isCeleriacErrorCode } from '../errors.ts'
 import { resolveModule } from './resolve-module.ts'
 
 /** What a module exports, by name. */
@@ -24,7 +24,8 @@ function typescriptLoader(): Promise<Jiti> {
 
 /**
  * Imports a user's module: a path, a dotted name or a package, looked for from `folder`. Throws
- * ERR_CELERIAC_MODULE_NOT_FOUND, which says where it was looked for, or what went wrong inside of it and where.
+ * ERR_CELERIAC_MODULE_NOT_FOUND where it, or what it imports, is not there. What else goes wrong inside of it is thrown as it
+ * is; an error of celeriac's keeps its code, and says where in the module it arose.
  */
 export async function importModule(name: string, folder: string): Promise<Exports> {
   const { path, tried } = resolveModule(name, folder)
@@ -39,27 +40,25 @@ export async function importModule(name: string, folder: string): Promise<Export
     if (/\.[cm]?tsx?$/.test(path)) return await (await typescriptLoader()).import<Exports>(path)
     return (await import(pathToFileURL(path).href)) as Exports
   } catch (cause) {
-    throw new CeleriacError('ERR_CELERIAC_MODULE_NOT_FOUND', `cannot import ${path}: ${describe(cause)}`, {
-      cause,
-    })
+    const code = codeOf(cause)
+    if (code === undefined) throw cause
+    throw new CeleriacError(code, `cannot import ${path}: ${describe(cause)}`, { cause })
   }
+}
+
+/** Our own code for what a module threw: a wrong setting is no missing module. Undefined for the user's own errors. */
+function codeOf(error: unknown): CeleriacErrorCode | undefined {
+  const code = error instanceof Error ? (error as { code?: unknown }).code : undefined
+  if (code === 'MODULE_NOT_FOUND' || code === 'ERR_MODULE_NOT_FOUND') return 'ERR_CELERIAC_MODULE_NOT_FOUND'
+  return isCeleriacErrorCode(code) ? code : undefined
 }
 
 /** An error in one line, with the place in the user's code where it arose. */
 function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
-  const { code } = error as { code?: unknown }
-  const lines = (error.stack ?? '').split('\n')
-  // Node puts the place of a syntax error in front of the stack.
-  const inFront =
-    error.name === 'SyntaxError' && /^(?:file:\/\/)?\/.*:\d+$/.test(lines[0] ?? '') ? lines[0] : undefined
-  const frame = lines.find(
-    (line) => /^\s+at /.test(line) && !/node:internal|[\\/]node_modules[\\/]/.test(line),
-  )
-  const place = inFront ?? frame?.trim().replace(/^at /, '')
-  const known = typeof code === 'string' && code.startsWith('ERR_CELERIAC') ? ` (${code})` : ''
-  // jiti calls what the compiler says an Error, and puts the place into its message.
-  const message = error.message.replace(/\s+/g, ' ').trim()
-  const text = message.startsWith('ParseError: ') ? message : `${error.name}: ${message}`
-  return `${text}${known}${place === undefined ? '' : `, at ${place}`}`
+  const frame = (error.stack ?? '')
+    .split('\n')
+    .find((line) => /^\s+at /.test(line) && !/node:internal|[\\/]node_modules[\\/]/.test(line))
+  const place = frame?.trim().replace(/^at /, '')
+  return `${error.message.replace(/\s+/g, ' ').trim()}${place === undefined ? '' : `, at ${place}`}`
 }

@@ -1,4 +1,4 @@
-import { closest } from 'fastest-levenshtein'
+import { closest, distance } from 'fastest-levenshtein'
 import { CeleriacError } from '../errors.ts'
 import { camelCase } from './names.ts'
 import { oldNames } from './old-names.ts'
@@ -42,12 +42,45 @@ export function oldNameOfSetting(name: SettingName): string | undefined {
 export function requireSetting(name: string): FoundSetting {
   const found = findSetting(name)
   if (found !== undefined) return found
-  const nearest = closest(camelCase(name.toLowerCase() === name ? name : looksOld(name)), [...settingNames])
-  const suggestion = name.includes('_') ? celeryName(nearest as SettingName) : nearest
+  const nearest = nearestSetting(camelCase(name.toLowerCase() === name ? name : looksOld(name)))
+  const suggestion = name.includes('_') ? celeryName(nearest) : nearest
   throw new CeleriacError(
     'ERR_CELERIAC_UNKNOWN_SETTING',
     `there is no setting ${JSON.stringify(name)}; the nearest is ${JSON.stringify(suggestion)}`,
   )
+}
+
+/** How many settings have each word in their names. */
+const wordCounts = new Map<string, number>()
+for (const word of settingNames.flatMap(wordsOf)) wordCounts.set(word, (wordCounts.get(word) ?? 0) + 1)
+
+/**
+ * The setting that was meant: one that differs by a slip of the pen, else the one that shares the rarest words (`lease` is
+ * `workerLease`), and of several of those the shortest. Where no word is shared, the one that is spelled most alike.
+ */
+function nearestSetting(name: string): SettingName {
+  const alike = closest(name, [...settingNames]) as SettingName
+  if (distance(name, alike) <= Math.max(2, name.length / 5)) return alike
+  const given = wordsOf(name)
+  let best = alike
+  let highest = 0
+  for (const each of settingNames) {
+    const words = wordsOf(each)
+    const shared = words.filter((word) => given.includes(word))
+    // The words that it has besides decide only between those that share the same.
+    const score =
+      shared.reduce((sum, word) => sum + 1 / (wordCounts.get(word) ?? 1), 0) -
+      (words.length - shared.length) / 10_000
+    if (shared.length > 0 && score > highest) {
+      best = each
+      highest = score
+    }
+  }
+  return best
+}
+
+function wordsOf(name: string): string[] {
+  return name.split(/(?=[A-Z])/).map((word) => word.toLowerCase())
 }
 
 function looksOld(name: string): string {

@@ -115,6 +115,16 @@ export const seconds: Parser<number> = parser(
   numberFromText,
 )
 
+/** A time in seconds of a range, its ends included. */
+export function secondsWithin(minimum: number, maximum: number): Parser<number> {
+  return parser(
+    'float',
+    `a number of seconds from ${minimum} to ${maximum}`,
+    (value): value is number => typeof value === 'number' && value >= minimum && value <= maximum,
+    numberFromText,
+  )
+}
+
 /** A time in seconds where Celery declares a whole number; fractions do no harm. */
 export const wholeSeconds: Parser<number> = { ...seconds, type: 'int' }
 

@@ -7,18 +7,24 @@ import { exceptionRepr } from './exception-repr.ts'
 
 /** What is done to a worker when it cannot go on. */
 export interface Crashable {
+  /** What runs, as `name[id]`. */
+  readonly running: readonly string[]
   failTask(taskId: string, error: unknown): void
   terminate(): Promise<void>
 }
 
 const log = getLogger('celery.worker')
 
+/** How many tasks one line names at most. */
+const NAMED = 20
+
 /**
  * Takes the errors that nobody handles, which would end the process at once and with it whatever else it runs.
  *
  * A rejection is logged with the task that it comes from, and the worker goes on. An exception leaves the process in a
  * state that nobody knows, so the worker ends: the outcomes of finished tasks are stored, the task that it comes from
- * has failed (or its message would do the same to the next worker), and the rest goes back to its queue.
+ * has failed, with its message in the dead list (or it would do the same to the next worker), and the rest goes back to
+ * its queue. Where somebody ends the process while tasks run, with `process.exit()`, a line names them.
  */
 export class StrayErrors {
   readonly #worker: Crashable
@@ -43,12 +49,14 @@ export class StrayErrors {
   listen(): void {
     process.on('unhandledRejection', this.#onRejection)
     process.on('uncaughtException', this.#onException)
+    process.on('exit', this.#onExit)
   }
 
   /** Leaves it to Node again. */
   stopListening(): void {
     process.off('unhandledRejection', this.#onRejection)
     process.off('uncaughtException', this.#onException)
+    process.off('exit', this.#onExit)
   }
 
   readonly #onRejection = (reason: unknown): void => {
@@ -61,6 +69,17 @@ export class StrayErrors {
     if (this.#isCrashing) return
     this.#isCrashing = true
     void this.#crash(error, task)
+  }
+
+  readonly #onExit = (code: number): void => {
+    const { running } = this.#worker
+    if (running.length === 0) return
+    const caller = currentWorkerTask()
+    const who = caller === undefined ? '' : `, ended by task ${caller.name}[${caller.request.id}]`
+    const names = running.slice(0, NAMED).join(', ')
+    const more = running.length > NAMED ? ` and ${running.length - NAMED} more` : ''
+    log.critical(`The process ends with exit code ${code}${who}, while these tasks run: ${names}${more}`)
+    flushLog()
   }
 
   async #crash(error: unknown, task: TaskContext | undefined): Promise<void> {

@@ -68,6 +68,7 @@ export class Worker {
   readonly poolDefinition: PoolDefinition
   readonly #open: OpenWorker
   readonly #settler: Settler
+  readonly #runner: TaskRunner
   readonly #pool: Pool
   #native: NativeWorker | undefined
   /** `maxDeliveries` as the core was told. */
@@ -95,19 +96,26 @@ export class Worker {
     this.queues = queuesOf(app, options)
     this.#open = open
     this.#settler = new Settler((batch) => call('worker.settle', () => this.#native?.settle(batch)))
-    const runner = new TaskRunner({
+    this.#runner = new TaskRunner({
       app,
       hostname: this.hostname,
       settler: this.#settler,
       log: new TaskLog(),
       softTimeLimit: options.softTimeLimit === undefined ? conf.taskSoftTimeLimit : options.softTimeLimit,
     })
-    this.#pool = this.poolDefinition.create(runner)
+    this.#pool = this.poolDefinition.create(this.#runner)
   }
 
   /** How many tasks run. */
   get active(): number {
     return this.#pool.active
+  }
+
+  /** What runs, as `name[id]`: the tasks whose outcome is open. */
+  get running(): readonly string[] {
+    return [...this.#runner.running.values()]
+      .filter(({ settled }) => !settled)
+      .map(({ id, name }) => `${name}[${id}]`)
   }
 
   /** What remote control's `shutdown` calls instead of {@link stop}. */

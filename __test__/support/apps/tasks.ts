@@ -67,6 +67,17 @@ app.task({ name: 'node.stray_rejection' }, () => {
   return 1
 })
 
+/** Ends the process. */
+app.task({ name: 'node.exit' }, (code: number) => process.exit(code))
+
+/** Throws outside of its promise. */
+app.task({ name: 'node.throw_outside' }, () => {
+  setTimeout(() => {
+    throw new TypeError('outside')
+  }, 50)
+  return new Promise(() => {})
+})
+
 /** Its soft time limit fires the signal. */
 app.task({ name: 'node.throwing_listener', bind: true }, (self) => {
   self.signal.addEventListener('abort', () => {

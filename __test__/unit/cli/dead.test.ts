@@ -1,7 +1,11 @@
+import { existsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 
 import { runCommandLine } from '../../../lib/cli/program.ts'
 import { rawTask } from '../../support/reliability/messages.ts'
+import { temporaryFolder } from '../../support/servers.ts'
 import { FakeDeadList } from '../support/fake-dead-list.ts'
 
 let list: FakeDeadList
@@ -82,6 +86,23 @@ describe('list', () => {
     expect(lines()).toEqual(['The dead list has no such messages.'])
     expect(await dead('list', '-q')).toBe(0)
     expect(lines()).toHaveLength(1)
+  })
+
+  test('a filter that finds nothing says what there is, and no cursor is moved by it', async () => {
+    list.addMany(2)
+    list.add({ queue: HOSTILE })
+    expect(await dead('list', '--queue', 'nosuch')).toBe(0)
+    expect(lines()).toEqual([
+      'The dead list has no such messages.',
+      expect.stringMatching(/^It knows no message of queue nosuch, but 3 of q, a.*b.*\.$/),
+    ])
+    expect(lines().join('')).not.toMatch(TERMINAL)
+    output = Buffer.alloc(0)
+    expect(await dead('list', '--queue', 'q', '--task', 't.b')).toBe(0)
+    expect(lines().at(-1)).toBe('It has 3 messages to which not all of that applies.')
+    output = Buffer.alloc(0)
+    expect(await dead('list', '--queue', 'nosuch', '--json')).toBe(0)
+    expect(JSON.parse(output.toString())).toEqual([])
   })
 
   test('the filters apply together, and --limit says that there are more', async () => {
@@ -236,7 +257,7 @@ describe('replay', () => {
     const [first, second] = list.addMany(3) as [string, string]
     expect(await dead('replay', first)).toBe(0)
     expect(await dead('replay', second, '--to', 'elsewhere')).toBe(0)
-    expect(lines()).toEqual(['Replayed 1 message.', 'Replayed 1 message.'])
+    expect(lines()).toEqual(['Replayed 1 message.', 'Replayed 1 message to queue elsewhere.'])
     expect(list.replayed).toEqual([
       [first, null],
       [second, 'elsewhere'],
@@ -293,6 +314,17 @@ describe('drop', () => {
     expect(questions).toEqual([])
   })
 
+  test('what is asked counts the ids that are there, and nothing is asked for none', async () => {
+    const [first] = list.addMany(2) as [string]
+    answers = ['n']
+    expect(await dead('drop', 'gone')).toBe(1)
+    expect(questions).toEqual([])
+    expect(errors).toContain("no letter 'gone'")
+    expect(await dead('drop', 'gone', first, first)).toBe(1)
+    expect(questions).toEqual([expect.stringMatching(/^This removes 1 message from the dead list\./)])
+    expect(list.letters).toHaveLength(2)
+  })
+
   test('where nobody can answer it wants -f', async () => {
     process.stdin.isTTY = false
     list.add()
@@ -313,6 +345,24 @@ test.each(['replay', 'drop'])('%s wants ids or --all, and not both', async (comm
   }
   expect(list.letters).toHaveLength(1)
 })
+
+test.each([['list'], ['show', '1'], ['replay', '1'], ['drop', '-f', '1']])(
+  '%s on a SQLite file that is not there says so, and makes none',
+  async (...args) => {
+    const folder = temporaryFolder()
+    const file = join(folder, 'a%20b.db')
+    vi.stubEnv('CELERY_BROKER_URL', `sqla+sqlite:///${file}?timeout=3`)
+    expect(await dead(...args)).toBe(69)
+    expect(errors).toBe(
+      `Error: there is no file ${file}: name the broker with -A or -b, and see the working directory ` +
+        '(ERR_CELERIAC_BROKER_UNAVAILABLE)\n',
+    )
+    expect(existsSync(file)).toBe(false)
+    writeFileSync(file, '')
+    list.add({ id: '1' })
+    expect(await dead(...args)).toBe(0)
+  },
+)
 
 test('a wrong command is a wrong usage, with the nearest', async () => {
   expect(await dead('shwo')).toBe(2)

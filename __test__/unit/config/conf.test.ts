@@ -62,6 +62,18 @@ describe('a setting', () => {
     expect(conf.taskDefaultQueue).toBe('celery')
   })
 
+  it.each([
+    ['workerLease', [0, 0.01, -1, 86_401, 1e12, Number.NaN], 'from 1 to 86400', [1, 86_400]],
+    ['leaseMaxHold', [0, 0.5, 1e12, Infinity], 'from 1 to 31536000, or null', [1, 31_536_000, null]],
+  ] as const)('%s that is out of its range is refused with the range', (name, wrong, range, right) => {
+    for (const value of wrong) {
+      const error = thrown(() => settings({ [name]: value }))
+      expect(error.code).toBe('ERR_CELERIAC_INVALID_SETTING')
+      expect(error.message).toContain(`expected a number of seconds ${range}`)
+    }
+    for (const value of right) expect(settings({ [name]: value })[name]).toBe(value)
+  })
+
   it('that is wrong deep inside says where', () => {
     const error = thrown(() => settings({ taskQueues: { fast: { durable: 'no' as never } } }))
     expect(error.message).toBe("the setting taskQueues.fast.durable is 'no'; expected true or false")
@@ -78,6 +90,10 @@ describe('a setting', () => {
     ['taskAckLate', 'taskAcksLate'],
     ['task_ack_late', 'task_acks_late'],
     ['CELERYD_PREFETCH_MULTIPLER', 'worker_prefetch_multiplier'],
+    ['lease', 'workerLease'],
+    ['leaseTimeout', 'workerLease'],
+    ['lease_timeout', 'worker_lease'],
+    ['maxHold', 'leaseMaxHold'],
   ])('called %s is refused with the nearest one, %s', (given, nearest) => {
     const error = thrown(() => settings().set(given, true))
     expect(error.code).toBe('ERR_CELERIAC_UNKNOWN_SETTING')

@@ -249,9 +249,10 @@ impl Flusher {
     }
 
     fn silent(&self) -> Error {
-        Error::BrokerUnavailable {
-            url: self.transport.url().to_owned(),
-            reason: "no answer in time".to_owned(),
+        let url = self.transport.url().to_owned();
+        match self.transport.hindrance() {
+            Some(reason) => Error::BrokerNotReady { url, reason },
+            None => Error::BrokerUnavailable { url, reason: "no answer in time".to_owned() },
         }
     }
 

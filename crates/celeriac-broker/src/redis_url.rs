@@ -282,13 +282,15 @@ impl RedisUrl {
         Client::open(info).map_err(invalid)
     }
 
-    /// What a failure of the client library means: wrong credentials, a server that is away, or one that refuses.
+    /// What a failure of the client library means: wrong credentials, a server that is away or not ready, or one that
+    /// refuses.
     pub fn error(&self, role: RedisRole, error: &RedisError) -> Error {
         let url = self.masked.clone();
-        let reason = error.to_string();
+        let reason = server_answer(error).unwrap_or_else(|| error.to_string());
         match classify(error) {
             Class::Credentials => Error::AuthenticationFailed { url, reason },
             Class::Refused => Error::Refused { url, reason },
+            Class::NotReady => not_ready(role, url, &reason),
             Class::Away => unavailable(role, url, reason),
         }
     }
@@ -312,6 +314,31 @@ fn tcp_settings() -> TcpSettings {
     settings
 }
 
+/// What the server said, in its own words and not the client library's; `None` when it said nothing. Of several commands the
+/// first that failed.
+pub fn server_answer(error: &RedisError) -> Option<String> {
+    let answers = error.clone().into_server_errors()?;
+    let (_, answer) = answers.first()?;
+    Some(
+        answer
+            .details()
+            .map_or_else(|| answer.code().to_owned(), |details| format!("{} {details}", answer.code())),
+    )
+}
+
+/// How an answer is quoted.
+pub(crate) fn answered(answer: &str) -> String {
+    format!("it answered `{}`", answer.trim_end_matches('.'))
+}
+
+fn not_ready(role: RedisRole, url: String, answer: &str) -> Error {
+    let reason = answered(answer);
+    match role {
+        RedisRole::Broker => Error::BrokerNotReady { url, reason },
+        RedisRole::ResultStore => Error::ResultStoreNotReady { url, reason },
+    }
+}
+
 fn unavailable(role: RedisRole, url: String, reason: String) -> Error {
     match role {
         RedisRole::Broker => Error::BrokerUnavailable { url, reason },
@@ -322,29 +349,24 @@ fn unavailable(role: RedisRole, url: String, reason: String) -> Error {
 enum Class {
     Credentials,
     Refused,
+    NotReady,
     Away,
 }
 
 fn classify(error: &RedisError) -> Class {
-    use ::redis::ServerErrorKind as Server;
-    match error.kind() {
-        ErrorKind::AuthenticationFailed => Class::Credentials,
-        // A server that loads its data, or a replica after a failover, will take the command soon.
-        ErrorKind::Server(
-            Server::BusyLoading
-            | Server::MasterDown
-            | Server::TryAgain
-            | Server::ClusterDown
-            | Server::ReadOnly,
-        ) => Class::Away,
-        ErrorKind::InvalidClientConfig | ErrorKind::UnexpectedReturnType | ErrorKind::Server(_) => {
-            Class::Refused
-        }
-        _ => match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => Class::Credentials,
-            Some(_) => Class::Refused,
-            None => Class::Away,
-        },
+    let Some(answer) = server_answer(error) else {
+        return match error.kind() {
+            ErrorKind::AuthenticationFailed => Class::Credentials,
+            ErrorKind::InvalidClientConfig | ErrorKind::UnexpectedReturnType => Class::Refused,
+            _ => Class::Away,
+        };
+    };
+    match answer.split(' ').next().unwrap_or_default() {
+        "NOAUTH" | "WRONGPASS" => Class::Credentials,
+        // A server that loads its data, or a replica after a failover, will take the command soon; a full memory empties.
+        "LOADING" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "OOM" | "MISCONF"
+        | "NOREPLICAS" | "BUSY" => Class::NotReady,
+        _ => Class::Refused,
     }
 }
 

@@ -175,6 +175,9 @@ pub struct Features {
     pub amqp: bool,
 }
 
+/// The shortest lease: below, a renewal could come too late on a busy machine.
+pub const SHORTEST_LEASE: Duration = Duration::from_millis(500);
+
 /// How a consumer takes messages.
 #[derive(Clone, Debug)]
 pub struct ConsumeOptions {
@@ -184,7 +187,7 @@ pub struct ConsumeOptions {
     pub prefetch: u32,
     /// The node name of the worker, for logs and for the names of private keys.
     pub node: String,
-    /// How long a claim stands without renewal. It is renewed every third of that.
+    /// How long a claim stands without renewal. It is renewed every third of that. At least [`SHORTEST_LEASE`].
     pub lease: Duration,
 }
 
@@ -200,6 +203,11 @@ pub trait Transport: Send + Sync + 'static {
 
     /// The URL without its password.
     fn url(&self) -> &str;
+
+    /// What keeps it from answering at the moment, where it knows: another process has locked the file.
+    fn hindrance(&self) -> Option<String> {
+        None
+    }
 
     /// Whether [`InlineStore`]s of a store with this identity can be settled here. The identity of a Redis server is
     /// `redis://host:port` (or the path of its socket) in lower case, whatever the database.

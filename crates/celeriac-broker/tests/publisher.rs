@@ -10,7 +10,7 @@ use celeriac_broker::declare::Declarations;
 use celeriac_broker::publisher::{Payload, Pending, Publisher, Report, RetryPolicy};
 use celeriac_broker::{ExchangeType, Publication, Transport, TransportOptions};
 use celeriac_protocol::Message;
-use celeriac_testkit::redis_server::RedisServer;
+use celeriac_testkit::redis_server::{RedisServer, RedisServerOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
@@ -52,7 +52,11 @@ fn publisher(
     server: &RedisServer,
     seconds: u64,
 ) -> (Publisher, Arc<dyn Transport>, UnboundedReceiver<Report>) {
-    let transport = celeriac_broker::open(&server.url(), TransportOptions::default()).unwrap();
+    publisher_on(&server.url(), seconds)
+}
+
+fn publisher_on(url: &str, seconds: u64) -> (Publisher, Arc<dyn Transport>, UnboundedReceiver<Report>) {
+    let transport = celeriac_broker::open(url, TransportOptions::default()).unwrap();
     let (sender, receiver) = unbounded_channel();
     let publisher = Publisher::start(
         &tokio::runtime::Handle::current(),
@@ -76,6 +80,13 @@ async fn outcomes(
         all.extend(report.failed.into_iter().map(|(call, error)| (call, Some(error.code()))));
     }
     all
+}
+
+/// What the next report says of the call that failed.
+async fn failure(receiver: &mut UnboundedReceiver<Report>) -> (&'static str, String) {
+    let report = timeout(PATIENCE, receiver.recv()).await.expect("a report in time").unwrap();
+    let (_, error) = &report.failed[0];
+    (error.code(), error.to_string())
 }
 
 #[tokio::test]
@@ -157,4 +168,50 @@ async fn closing_settles_what_waits_and_takes_nothing_more() {
     let refused = publisher.publish(pending(700, "", &policy)).unwrap_err();
     assert_eq!(refused.code(), "ERR_CELERIAC_CLOSED");
     timeout(PATIENCE, publisher.close()).await.expect("closing twice is fine");
+}
+
+#[tokio::test]
+async fn a_publish_fails_with_what_the_server_said() {
+    let server = RedisServer::start().await;
+    let (publisher, _, mut reports) = publisher(&server, 1);
+    let mut connection = server.connection().await;
+    for (command, set, back, said) in [
+        ("CONFIG", vec!["SET", "maxmemory", "1"], vec!["SET", "maxmemory", "0"], "OOM command not allowed"),
+        ("REPLICAOF", vec!["127.0.0.1", "1"], vec!["NO", "ONE"], "READONLY You can't write"),
+    ] {
+        let () = redis::cmd(command).arg(set).query_async(&mut connection).await.unwrap();
+        publisher.publish(pending(1, "", &policy(true, None))).unwrap();
+        let (code, text) = failure(&mut reports).await;
+        assert_eq!(code, "ERR_CELERIAC_PUBLISH_TIMEOUT", "{text}");
+        assert!(text.contains(&format!("cannot do that now: it answered `{said}")), "{text}");
+        let () = redis::cmd(command).arg(back).query_async(&mut connection).await.unwrap();
+    }
+    let asking = RedisServerOptions { password: Some("secret".to_owned()), ..RedisServerOptions::default() };
+    let server = RedisServer::start_with(asking).await;
+    let url = format!("redis://127.0.0.1:{}/0", server.port());
+    let transport = celeriac_broker::open(&url, TransportOptions::default()).unwrap();
+    let Payload::Message(publication) = pending(1, "", &policy(true, None)).payload else {
+        panic!("it is a message")
+    };
+    let error = transport.publish(&[*publication]).await.remove(0).unwrap_err();
+    assert_eq!(error.code(), "ERR_CELERIAC_AUTHENTICATION_FAILED", "{error}");
+}
+
+#[tokio::test]
+async fn a_publish_fails_with_the_word_that_the_file_is_locked() {
+    let folder = std::env::temp_dir().join(format!("celeriac-locked-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("broker.db");
+    let url = format!("sqla+sqlite:///{}", path.display());
+    let (publisher, transport, mut reports) = publisher_on(&url, 1);
+    transport.connect().await.unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    publisher.publish(pending(1, "", &policy(true, None))).unwrap();
+    let (_, text) = failure(&mut reports).await;
+    assert!(text.contains("another process holds the lock on"), "{text}");
+    other.execute_batch("COMMIT").unwrap();
+    publisher.publish(pending(2, "", &policy(true, None))).unwrap();
+    assert_eq!(outcomes(&mut reports, 1).await, [(2, None)]);
+    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -1091,3 +1091,55 @@ impl Drop for Folder {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+#[tokio::test]
+async fn a_queue_with_the_name_of_a_key_of_the_transport_is_refused_everywhere() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let refused = |error: celeriac_error::Error, name: &str| {
+        assert_eq!(error.code(), "ERR_CELERIAC_INVALID_ARGUMENT", "{error}");
+        assert!(error.to_string().contains(&format!("the queue `{name}`")), "{error}");
+        assert!(error.to_string().contains("choose another name"), "{error}");
+    };
+    publish(&transport, &[to("q", "no task")]).await;
+    let consumer = consume(&transport, &["q"]).await;
+    let delivery = take_one(&consumer).await;
+    settle(&consumer, &delivery, Outcome::Dead { reason: "rejected", detail: String::new() }).await;
+    let letter = within(transport.dead_letters(0, 1)).await.unwrap().remove(0).id;
+    let mut connection = server.connection().await;
+    let keys = async |connection: &mut redis::aio::MultiplexedConnection| {
+        let mut keys: Vec<String> = connection.keys("*").await.unwrap();
+        keys.retain(|key| !key.starts_with("celeriac.restore_turn"));
+        keys.sort();
+        keys
+    };
+    let before = keys(&mut connection).await;
+    for name in ["unacked", "celeriac.workers", "_kombu.binding.celery"] {
+        refused(within(transport.publish(&[to(name, "one")])).await.remove(0).unwrap_err(), name);
+        refused(within(transport.declare(&[celery_queue(name)])).await.unwrap_err(), name);
+        refused(within(transport.purge(name)).await.unwrap_err(), name);
+        refused(within(transport.replay_dead(std::slice::from_ref(&letter), Some(name))).await.unwrap_err(), name);
+        let options = celeriac_broker::ConsumeOptions {
+            queues: vec![celery_queue(name)],
+            prefetch: 1,
+            node: "celery@test".to_owned(),
+            lease: LEASE,
+        };
+        refused(within(transport.consume(options)).await.err().unwrap(), name);
+    }
+    assert_eq!(keys(&mut connection).await, before, "nothing was written");
+}
+
+#[tokio::test]
+async fn a_server_whose_memory_is_full_takes_the_bindings_of_a_worker_that_starts() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    publish(&transport, &[to("q", "one")]).await;
+    let mut connection = server.connection().await;
+    let () = redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query_async(&mut connection).await.unwrap();
+    let mut expiring = celery_queue("expiring");
+    expiring.arguments = r#"{"x-expires": 60000}"#.to_owned();
+    within(transport.declare(&[celery_queue("q"), expiring])).await.unwrap();
+    let consumer = consume(&transport, &["q"]).await;
+    assert_eq!(body(&take_one(&consumer).await), "one");
+}

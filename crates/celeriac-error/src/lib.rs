@@ -52,12 +52,31 @@ pub enum Error {
         reason: String,
     },
 
+    /// The broker is there and cannot do what was asked at the moment: its memory is full, it is a read-only replica, its
+    /// file is locked.
+    #[error("the broker at {url} cannot do that now: {reason}")]
+    BrokerNotReady {
+        /// Without its password.
+        url: String,
+        /// What it answered, or what keeps it.
+        reason: String,
+    },
+
     /// The result store refused the connection, went away, or did not answer in time.
     #[error("cannot reach the result backend at {url}: {reason}")]
     ResultStoreUnavailable {
         /// Without its password.
         url: String,
         /// What the client library reported.
+        reason: String,
+    },
+
+    /// As [`BrokerNotReady`](Self::BrokerNotReady).
+    #[error("the result backend at {url} cannot do that now: {reason}")]
+    ResultStoreNotReady {
+        /// Without its password.
+        url: String,
+        /// What it answered, or what keeps it.
         reason: String,
     },
 
@@ -153,8 +172,10 @@ impl Error {
             Self::UnknownScheme { .. } => "ERR_CELERIAC_UNKNOWN_SCHEME",
             Self::InvalidUrl { .. } => "ERR_CELERIAC_INVALID_URL",
             Self::InvalidArgument { .. } => "ERR_CELERIAC_INVALID_ARGUMENT",
-            Self::BrokerUnavailable { .. } => "ERR_CELERIAC_BROKER_UNAVAILABLE",
-            Self::ResultStoreUnavailable { .. } => "ERR_CELERIAC_RESULT_STORE_UNAVAILABLE",
+            Self::BrokerUnavailable { .. } | Self::BrokerNotReady { .. } => "ERR_CELERIAC_BROKER_UNAVAILABLE",
+            Self::ResultStoreUnavailable { .. } | Self::ResultStoreNotReady { .. } => {
+                "ERR_CELERIAC_RESULT_STORE_UNAVAILABLE"
+            }
             Self::AuthenticationFailed { .. } => "ERR_CELERIAC_AUTHENTICATION_FAILED",
             Self::Refused { .. } => "ERR_CELERIAC_REFUSED",
             Self::PublishTimeout { .. } => "ERR_CELERIAC_PUBLISH_TIMEOUT",
@@ -169,10 +190,16 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed later without a change on our side: the server was away.
+    /// Whether the same call may succeed later without a change on our side: the server was away, or not ready.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::BrokerUnavailable { .. } | Self::ResultStoreUnavailable { .. })
+        matches!(
+            self,
+            Self::BrokerUnavailable { .. }
+                | Self::BrokerNotReady { .. }
+                | Self::ResultStoreUnavailable { .. }
+                | Self::ResultStoreNotReady { .. }
+        )
     }
 }
 

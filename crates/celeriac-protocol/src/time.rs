@@ -21,8 +21,9 @@ pub fn parse_datetime(text: &str) -> Result<Timestamp> {
     let wrong = || Error::Decode { reason: format!("`{text}` is no ISO 8601 date and time") };
     let (civil, offset) = parse_civil(text).ok_or_else(wrong)?;
     let seconds = offset.unwrap_or(0);
-    let as_utc = Offset::UTC.to_timestamp(civil).map_err(|_| wrong())?;
-    as_utc.checked_sub(i64::from(seconds).seconds()).map_err(|_| wrong())
+    // The last hours of the year 9999 are no timestamps, and as good as never.
+    let as_utc = Offset::UTC.to_timestamp(civil).unwrap_or(Timestamp::MAX);
+    Ok(as_utc.checked_sub(i64::from(seconds).seconds()).unwrap_or(Timestamp::MAX))
 }
 
 /// Prints a time as Python's `isoformat` prints an aware UTC `datetime`: `2026-01-02T03:04:05.678901+00:00`, without
@@ -212,6 +213,8 @@ mod tests {
             ("2026-03-04", "2026-03-04T00:00:00+00:00"),
             ("2026-W01-1", "2025-12-29T00:00:00+00:00"),
             ("2026W01", "2025-12-29T00:00:00+00:00"),
+            // Beyond what a timestamp can be: the last one.
+            ("9999-12-31T23:59:59", "9999-12-30T22:00:00.999999+00:00"),
             ("2026-060T12", "2026-03-01T12:00:00+00:00"),
         ] {
             assert_eq!(utc(text), expected, "{text}");

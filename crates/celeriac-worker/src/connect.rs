@@ -51,18 +51,22 @@ impl Backoff {
 
     /// Whether a line in the log would be news: at most one in five seconds.
     pub(crate) fn is_worth_a_line(&mut self) -> bool {
-        let now = Instant::now();
-        let news = self.last_line.is_none_or(|at| now - at > Duration::from_secs(5));
-        if news {
-            self.last_line = Some(now);
-        }
-        news
+        is_news(&mut self.last_line)
     }
+}
+
+/// Whether another line about what goes on would be news, given when the last one was: at most one in five seconds.
+pub(crate) fn is_news(last_line: &mut Option<Instant>) -> bool {
+    let news = last_line.is_none_or(|at| at.elapsed() > Duration::from_secs(5));
+    if news {
+        *last_line = Some(Instant::now());
+    }
+    news
 }
 
 /// Connects to the broker and the result store, trying again as the settings allow.
 pub(crate) async fn connect(shared: &Shared) -> Result<()> {
-    connect_broker(shared).await?;
+    ensure(shared, || shared.transport.connect()).await?;
     if let Some(store) = &shared.store {
         match store.connect().await {
             Err(error) if error.is_transient() => {
@@ -74,11 +78,15 @@ pub(crate) async fn connect(shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-async fn connect_broker(shared: &Shared) -> Result<()> {
+/// Does what a start needs of the broker, trying again as the settings allow.
+pub(crate) async fn ensure<T, F>(shared: &Shared, attempt: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
     let mut backoff = Backoff::for_startup();
     loop {
-        let error = match shared.transport.connect().await {
-            Ok(()) => return Ok(()),
+        let error = match attempt().await {
+            Ok(done) => return Ok(done),
             Err(error) => error,
         };
         let retry = shared.options.connection_retry_on_startup && error.is_transient();
@@ -98,5 +106,18 @@ async fn connect_broker(shared: &Shared) -> Result<()> {
         if shared.is_stopping() {
             return Err(Error::Closed("worker"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_on_is_told_at_once_and_then_now_and_then() {
+        let mut last = None;
+        assert_eq!([is_news(&mut last), is_news(&mut last), is_news(&mut last)], [true, false, false]);
+        last = last.and_then(|at| at.checked_sub(Duration::from_secs(6)));
+        assert!(is_news(&mut last));
     }
 }

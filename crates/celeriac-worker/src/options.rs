@@ -44,7 +44,7 @@ pub struct WorkerOptions {
     pub patience: Duration,
     /// For how long what JavaScript runs is kept once it no longer answers; `None` is for ever.
     pub lease_max_hold: Option<Duration>,
-    /// How often the body of one message may begin although its worker was lost each time; `None` is without end.
+    /// How often the body of one message may begin although its worker was lost, or gave it up, each time; `None` is without end.
     pub max_deliveries: Option<u32>,
     /// How often a task that nothing here is registered for is put back, for a worker that may know it, before it
     /// fails.

@@ -16,7 +16,7 @@ use celeriac_protocol::json;
 use celeriac_result::StoreRequest;
 use tokio::sync::Notify;
 
-use crate::connect::Backoff;
+use crate::connect::{self, Backoff};
 use crate::logger;
 use crate::outcome::{self, Document};
 use crate::state::Shared;
@@ -235,9 +235,7 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
     };
     let request = &held.request;
     let disposition = match *outcome {
-        "1" => {
-            Outcome::Dead { reason: "rejected", detail: "the task rejected it without requeue".to_owned() }
-        }
+        "1" => Outcome::Dead { reason: "rejected", detail: ended_with(result) },
         "2" => Outcome::Requeue { redelivered: true },
         "3" => Outcome::Requeue { redelivered: false },
         "4" => Outcome::Dead { reason: "poison", detail: lost_too_often(shared) },
@@ -267,9 +265,26 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
     Ok(Some(settling))
 }
 
+/// The most characters of an exception's message that the dead list repeats; the result has all of them.
+const DETAIL: usize = 1000;
+
+/// What a task whose message nobody wants again ended with, as its result says it: `Reject: …`, or what was thrown.
+fn ended_with(result: &str) -> String {
+    let exception = || -> Option<String> {
+        let members = json::object_members(result.as_bytes()).ok()?;
+        let member = |name: &str| members.iter().find(|(key, _)| key == name).map(|(_, value)| *value);
+        let arguments = json::array_items(member("exc_message")?.as_bytes()).ok()?;
+        let message: Vec<String> =
+            arguments.iter().map(|each| string(each).unwrap_or_else(|| (*each).to_owned())).collect();
+        Some(format!("{}: {}", string(member("exc_type")?)?, message.join(", ")))
+    };
+    let text = exception().unwrap_or_else(|| "an exception that cannot be read".to_owned());
+    format!("the task ended with {}", text.chars().take(DETAIL).collect::<String>())
+}
+
 fn lost_too_often(shared: &Shared) -> String {
     let most = shared.options.max_deliveries.unwrap_or_default();
-    format!("its worker was lost each time that it ran; maxDeliveries is {most}")
+    format!("each time that it ran its worker was lost or gave it up; maxDeliveries is {most}")
 }
 
 fn read_publications(shared: &Shared, text: &str, settling: &mut Settling) -> Result<()> {
@@ -303,7 +318,7 @@ async fn process(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>)
     let queues = batch.iter().flat_map(|item| item.queues.iter().map(AsRef::as_ref));
     match shared.declarations.ensure(queues).await {
         Ok(()) => {}
-        Err(error) if error.is_transient() => return retry_all(batch, &error),
+        Err(error) if error.is_transient() => return retry_all(shared, batch, &error),
         Err(_) => declare_one_by_one(shared, &mut batch).await,
     }
     let (mut whole, mut parts) = (Vec::with_capacity(batch.len()), Vec::new());
@@ -352,8 +367,10 @@ fn way(shared: &Shared, item: &Settling) -> Way {
     }
 }
 
-fn retry_all(batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
-    if let Some(first) = batch.first() {
+fn retry_all(shared: &Shared, batch: Vec<Settling>, error: &Error) -> Vec<Settling> {
+    let Some(first) = batch.first() else { return batch };
+    let is_news = connect::is_news(&mut shared.state().said_unsettled);
+    if is_news {
         log::warn!(
             target: logger::REQUEST, task_id = first.task_id.as_str();
             "Could not settle {} tasks yet: {error}", batch.len(),
@@ -417,7 +434,7 @@ fn sort(shared: &Shared, batch: Vec<Settling>, outcomes: Vec<Result<Settled>>) -
     state.counts.lost += lost;
     drop(state);
     match first_error {
-        Some(error) => retry_all(again, &error),
+        Some(error) => retry_all(shared, again, &error),
         None => again,
     }
 }
@@ -465,14 +482,14 @@ async fn settle_in_parts(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Se
     }
     let mut batch = match drop_lost(shared, consumer, batch).await {
         Ok(batch) => batch,
-        Err((batch, error)) => return retry_all(batch, &error),
+        Err((batch, error)) => return retry_all(shared, batch, &error),
     };
     let mut again = Vec::new();
     if let Some(error) = publish(shared, &mut batch, &mut again).await {
-        again = retry_all(again, &error);
+        again = retry_all(shared, again, &error);
     }
     if let Some(error) = store(shared, &mut batch, &mut again).await {
-        again = retry_all(again, &error);
+        again = retry_all(shared, again, &error);
     }
     let (forgotten, held): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| item.acknowledged);
     shared.state().counts.settled += forgotten.len() as u64;
@@ -598,4 +615,35 @@ pub(crate) fn finish(shared: &Shared) {
     shared.closed.store(true, Ordering::Release);
     shared.settle_queue.wake();
     shared.deliverable.notify_one();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dead_list_says_what_a_task_ended_with() {
+        let said = |result| ended_with(result);
+        assert_eq!(
+            said(
+                r#"{"exc_type":"Reject","exc_message":["reject requeue=false: no \"way\""],"exc_module":"c"}"#
+            ),
+            "the task ended with Reject: reject requeue=false: no \"way\""
+        );
+        assert_eq!(
+            said(r#"{"exc_type":"KeyError","exc_message":["k",NaN],"exc_module":"builtins"}"#),
+            "the task ended with KeyError: k, NaN"
+        );
+        for odd in [
+            "null",
+            "[]",
+            "{}",
+            r#"{"exc_type":1,"exc_message":[]}"#,
+            r#"{"exc_type":"E","exc_message":"m"}"#,
+        ] {
+            assert_eq!(said(odd), "the task ended with an exception that cannot be read");
+        }
+        let long = format!(r#"{{"exc_type":"E","exc_message":["{}"]}}"#, "é".repeat(5000));
+        assert!(ended_with(&long).chars().count() < 1100);
+    }
 }

@@ -105,6 +105,8 @@ pub(crate) struct State {
     pub(crate) lost_untaken: HashSet<DeliveryTag>,
     /// When JavaScript last gave a sign of life.
     pub(crate) last_contact: Option<Instant>,
+    /// When it was last said that something could not be settled yet.
+    pub(crate) said_unsettled: Option<Instant>,
 }
 
 impl State {

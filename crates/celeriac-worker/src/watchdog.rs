@@ -17,11 +17,17 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// How long a task may outlive its hard time limit before a silent worker gives it up.
 const HARD_LIMIT_GRACE: Duration = Duration::from_secs(10);
 
+/// What whoever reads that can do: a signal waits for JavaScript too.
+const REMEDY: &str = "If it never answers, only SIGKILL ends this process (kill -9): what it holds comes back after its \
+                      lease.";
+
 /// Runs until the worker stops.
 pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     let mut reminded = Instant::now();
     while !shared.is_stopping() {
-        consume::stop_or(&shared, shared.options.patience / 10).await;
+        let (asleep, pause) = (Instant::now(), shared.options.patience / 10);
+        consume::stop_or(&shared, pause).await;
+        forgive_pause(&shared, asleep.elapsed().saturating_sub(pause));
         if shared.state().beginning.is_some() {
             // The time of one that had its last chance may be over.
             shared.deliverable.notify_one();
@@ -34,14 +40,16 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
             log::error!(
                 target: logger::WORKER,
                 "JavaScript has been silent for {} s: its event loop is blocked. What has not begun goes back to its \
-                 queue, and nothing is claimed until it answers.",
+                 queue, and nothing is claimed until it answers. {REMEDY}",
                 shared.options.patience.as_secs(),
             );
         }
         hand_back_unbegun(&shared, consumer.as_ref()).await;
         if !give_up_running(&shared) && reminded.elapsed() > REMINDER {
             reminded = Instant::now();
-            log::warn!(target: logger::WORKER, "JavaScript is still silent: its event loop is blocked.");
+            log::warn!(
+                target: logger::WORKER, "JavaScript is still silent: its event loop is blocked. {REMEDY}",
+            );
         }
     }
 }
@@ -53,6 +61,19 @@ pub(crate) fn beat(shared: &Shared) {
         log::warn!(target: logger::WORKER, "JavaScript answers again; claiming goes on.");
         shared.capacity.notify_one();
     }
+}
+
+/// When we come late too, it was not JavaScript that stood still but this process: that time does not count as silence.
+fn forgive_pause(shared: &Shared, late: Duration) {
+    if late < shared.options.patience / 2 {
+        return;
+    }
+    log::warn!(
+        target: logger::WORKER,
+        "This process stood still for {:.0} s: it was stopped, or had no processor.", late.as_secs_f64(),
+    );
+    let mut state = shared.state();
+    state.last_contact = state.last_contact.map(|at| (at + late).min(Instant::now()));
 }
 
 fn is_stuck(shared: &Shared) -> bool {
@@ -88,7 +109,7 @@ fn give_up_running(shared: &Shared) -> bool {
     log::error!(
         target: logger::WORKER,
         "JavaScript has been silent for {:.0} s, which is longer than leaseMaxHold or the hard time limit allow: \
-         {given_up} running tasks go back to their queues.",
+         {given_up} running tasks go back to their queues. {REMEDY}",
         silence.as_secs_f64(),
     );
     true

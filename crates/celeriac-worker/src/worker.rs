@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use celeriac_broker::declare::Declarations;
 use celeriac_broker::producer::Producer;
-use celeriac_broker::{ConsumeOptions, DeliveryTag, Outcome, Transport};
+use celeriac_broker::{ConsumeOptions, Consumer, DeliveryTag, Outcome, Transport};
 use celeriac_error::{Error, Result};
 use celeriac_result::ResultStore;
 use tokio::sync::OnceCell;
@@ -42,21 +42,12 @@ impl Worker {
     /// Connects, declares the queues, and begins to claim.
     ///
     /// # Errors
-    /// [`Error::AuthenticationFailed`] and the like at once; [`Error::BrokerUnavailable`] after the retries that the
-    /// settings allow; [`Error::Closed`] when it was stopped meanwhile.
+    /// [`Error::AuthenticationFailed`] and the like at once; what is transient after the retries that the settings allow; [`Error::Closed`] when it was stopped meanwhile.
     pub async fn start(&self) -> Result<()> {
         let shared = &self.shared;
         connect::connect(shared).await?;
-        shared.declarations.ensure(shared.options.queues.iter()).await?;
-        let consumer = shared
-            .transport
-            .consume(ConsumeOptions {
-                queues: shared.options.queues.clone(),
-                prefetch: shared.options.prefetch as u32,
-                node: shared.options.hostname.clone(),
-                lease: shared.options.lease,
-            })
-            .await?;
+        // A server that can be reached may not be ready: it is a replica, or its disk is full.
+        let consumer = connect::ensure(shared, || start_consuming(shared)).await?;
         if shared.consumer.set(Arc::clone(&consumer)).is_err() {
             return Err(Error::InvalidArgument {
                 what: "worker".to_owned(),
@@ -186,4 +177,18 @@ impl Worker {
     pub fn stats(&self) -> String {
         stats::render(&self.shared)
     }
+}
+
+/// Declares the queues, and begins to consume them.
+async fn start_consuming(shared: &Shared) -> Result<Arc<dyn Consumer>> {
+    shared.declarations.ensure(shared.options.queues.iter()).await?;
+    shared
+        .transport
+        .consume(ConsumeOptions {
+            queues: shared.options.queues.clone(),
+            prefetch: shared.options.prefetch as u32,
+            node: shared.options.hostname.clone(),
+            lease: shared.options.lease,
+        })
+        .await
 }

@@ -41,3 +41,26 @@ async fn a_worker_that_may_not_wait_ends_with_the_reason() {
         assert_eq!(error.code(), "ERR_CELERIAC_BROKER_UNAVAILABLE");
     }
 }
+
+#[tokio::test]
+async fn a_worker_waits_for_a_broker_that_is_there_and_not_ready() {
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let replica = |of: [&'static str; 2]| {
+        let mut command = redis::cmd("REPLICAOF");
+        command.arg(&of);
+        command
+    };
+    let () = replica(["127.0.0.1", "1"]).query_async(&mut connection).await.unwrap();
+    let error = timeout(PATIENCE, worker(&server.url(), false, None).start()).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), "ERR_CELERIAC_BROKER_UNAVAILABLE");
+    assert!(error.to_string().contains("cannot do that now: it answered `READONLY"), "{error}");
+    let worker = worker(&server.url(), true, Some(100));
+    let starting = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.start().await }
+    });
+    let () = replica(["NO", "ONE"]).query_async(&mut connection).await.unwrap();
+    timeout(PATIENCE, starting).await.expect("it starts in time").unwrap().unwrap();
+    worker.close().await.unwrap();
+}

@@ -275,6 +275,32 @@ async fn a_silent_event_loop_keeps_nothing_that_has_not_begun_and_claims_again_w
 }
 
 #[tokio::test]
+async fn a_process_that_was_stopped_keeps_what_it_held() {
+    let bench = Bench::new();
+    let worker = bench
+        .worker(|options| {
+            options.concurrency = 1;
+            options.patience = Duration::from_secs(1);
+        })
+        .await;
+    bench.send("first", None).await;
+    bench.send("second", None).await;
+    let begun = next(&worker).await;
+    // As long as this holds the only thread, nothing of the worker runs.
+    std::thread::sleep(Duration::from_secs(3));
+    // The watchdog's timer was due before this one, so it looks before JavaScript gives a sign of life.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    worker.beat();
+    worker.settle(outcome(&begun[0], SUCCESS));
+    bench.ready("first").await;
+    let items = next(&worker).await;
+    assert_eq!(items[0][2], "second");
+    let stats: Value = serde_json::from_str(&worker.stats()).unwrap();
+    assert_eq!(stats["total"]["tasks.add"], 2, "nothing went back to be claimed again: {stats}");
+    worker.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_a_silent_event_loop_runs_goes_back_after_lease_max_hold_and_its_late_outcome_counts_no_more() {
     let bench = Bench::new();
     let silent = bench

@@ -1,9 +1,13 @@
+import { existsSync } from 'node:fs'
+
 import { type Command, Option } from 'commander'
 
+import { resolveBroker } from '../../config/resolve.ts'
 import {
   type DeadLetter,
   type DeadLetterFilter,
   type DeadLetterReason,
+  type DeadLetters,
   deadLetterReasons,
   type WholeDeadLetter,
 } from '../../dead-letters.ts'
@@ -25,7 +29,7 @@ const listCommand: CliCommand = {
   },
   async run(context, options) {
     const { limit = Infinity, json = false } = options as { limit?: number; json?: boolean }
-    const { deadLetters } = await context.app()
+    const deadLetters = await deadLettersOf(context)
     const print = json ? new JsonArray(context) : new Table(context)
     watchOutput()
     let listed = 0
@@ -39,6 +43,7 @@ const listCommand: CliCommand = {
       listed += 1
     }
     print.end()
+    if (listed === 0 && !json && outputIsRead) await sayWhatElse(context, deadLetters, filterOf(options))
     return exitCodes.ok
   },
 }
@@ -53,7 +58,7 @@ const showCommand: CliCommand = {
       .option('--json', 'print JSON; the original bytes are in it as base64')
   },
   async run(context, options, [id]) {
-    const { deadLetters } = await context.app()
+    const deadLetters = await deadLettersOf(context)
     const letter = await deadLetters.get(String(id))
     watchOutput()
     if (options['raw'] === true)
@@ -78,10 +83,11 @@ const replayCommand: CliCommand = {
   },
   async run(context, options, [ids]) {
     const which = chosen(ids, options)
-    const { deadLetters } = await context.app()
+    const deadLetters = await deadLettersOf(context)
     const { to } = options as { to?: string }
     const target = to === undefined ? {} : { queue: to }
-    return act(context, 'Replayed', which, (one) => deadLetters.replay(one, target))
+    const where = to === undefined ? '' : ` to queue ${printable(to)}`
+    return act(context, 'Replayed', which, (one) => deadLetters.replay(one, target), where)
   },
 }
 
@@ -93,9 +99,9 @@ const dropCommand: CliCommand = {
   },
   async run(context, options, [ids]) {
     const which = chosen(ids, options)
-    const { deadLetters } = await context.app()
+    const deadLetters = await deadLettersOf(context)
     if (options['force'] !== true) {
-      const count = isIds(which) ? new Set(which).size : await deadLetters.count(which)
+      const count = isIds(which) ? await countIds(deadLetters, which) : await deadLetters.count(which)
       if (count > 0 && !(await confirm(`This removes ${messages(count)} from the dead list.`))) {
         context.print('Aborted!')
         return exitCodes.failure
@@ -160,6 +166,64 @@ function isIds(which: Which): which is readonly string[] {
   return Array.isArray(which)
 }
 
+/** The dead list of the app. A SQLite file that is not there is not made for it: its name is a slip of the pen. */
+async function deadLettersOf(context: CliContext): Promise<DeadLetters> {
+  const { conf, deadLetters } = await context.app()
+  const [url] = resolveBroker(conf).write
+  const file = sqliteFile(url)
+  if (file === undefined || existsSync(file)) return deadLetters
+  throw new CeleriacError(
+    'ERR_CELERIAC_BROKER_UNAVAILABLE',
+    `there is no file ${file}: name the broker with -A or -b, and see the working directory`,
+  )
+}
+
+/** The path of a broker in a SQLite file, as it stands in the URL; undefined for all others. */
+function sqliteFile(url: string): string | undefined {
+  const path = /^(?:sqla|sqlalchemy)\+sqlite:\/\/\/([^?]+)/.exec(url)?.[1]
+  // The core says what is wrong with this one.
+  return path === ':memory:' ? undefined : path
+}
+
+/** Says what there is when a filter has found nothing, for whoever has mistyped it. */
+async function sayWhatElse(
+  context: CliContext,
+  deadLetters: DeadLetters,
+  filter: DeadLetterFilter,
+): Promise<void> {
+  if (Object.keys(filter).length === 0) return
+  const { queue } = filter
+  const queues = new Set<string>()
+  let others = 0
+  for await (const letter of deadLetters.scan()) {
+    others += 1
+    queues.add(letter.queue ?? '-')
+  }
+  if (others === 0) return
+  if (typeof queue !== 'string' || queues.has(queue)) {
+    context.say(`It has ${messages(others)} to which not all of that applies.`)
+    return
+  }
+  const names = [...queues].slice(0, 10).map(printable).join(', ')
+  const more = queues.size > 10 ? ' and more' : ''
+  context.say(`It knows no message of queue ${printable(queue)}, but ${others} of ${names}${more}.`)
+}
+
+/** How many of these are there. */
+async function countIds(deadLetters: DeadLetters, ids: readonly string[]): Promise<number> {
+  let count = 0
+  for (const id of new Set(ids)) {
+    try {
+      await deadLetters.get(id)
+      count += 1
+    } catch (error) {
+      if (!(error instanceof CeleriacError) || error.code !== 'ERR_CELERIAC_DEAD_LETTER_NOT_FOUND')
+        throw error
+    }
+  }
+  return count
+}
+
 /** What is wrong with one letter, and no reason to leave out the others. */
 const ONE_LETTERS: ReadonlySet<string> = new Set([
   'ERR_CELERIAC_DEAD_LETTER_NOT_FOUND',
@@ -172,6 +236,7 @@ async function act(
   done: string,
   which: Which,
   work: (which: string | DeadLetterFilter) => Promise<number>,
+  where = '',
 ): Promise<number> {
   let code: number = exitCodes.ok
   let count = 0
@@ -185,7 +250,7 @@ async function act(
       code = exitCodes.failure
     }
   }
-  context.print(`${done} ${messages(count)}.`)
+  context.print(`${done} ${messages(count)}${where}.`)
   return code
 }
 

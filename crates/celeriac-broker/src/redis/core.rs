@@ -87,6 +87,7 @@ impl Sources {
                     by: settings.url.clone(),
                 });
             }
+            settings.keys.check_queue(&queue.name)?;
             if !names.contains(&queue.name.as_str()) {
                 names.push(&queue.name);
             }

@@ -96,7 +96,9 @@ impl DeadList<'_> {
                     continue;
                 }
                 let letter = DeadLetter::from_entry(id, entry.as_deref(), 0, || size);
-                let list = keys.list(letter.destination(queue)?, letter.priority);
+                let destination = letter.destination(queue)?;
+                keys.check_queue(destination)?;
+                let list = keys.list(destination, letter.priority);
                 let counted = letter.task_id.map(|id| keys.deliveries(&id)).unwrap_or_default();
                 moves.push((id, list, counted));
             }

@@ -1,5 +1,13 @@
 //! The names of all keys and channels: kombu's, and our own beside them.
 
+use celeriac_error::{Error, Result};
+
+/// How our own keys begin.
+const OWN: &str = "celeriac.";
+
+/// How kombu's tables of bindings begin.
+const BINDINGS: &str = "_kombu.binding";
+
 /// How keys are named (`kombu.transport.redis.Channel`). All carry the `global_keyprefix`.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
@@ -9,6 +17,8 @@ pub(super) struct Keys {
     pub(super) unacked: String,
     /// When it was taken; for ours, when the lease ends.
     pub(super) unacked_index: String,
+    /// kombu's lock for restoring, which we do not need.
+    pub(super) unacked_mutex: String,
     /// Between a queue and its priority step (`sep`).
     pub(super) separator: String,
     /// `priority_steps`, ascending; the first is the most urgent.
@@ -25,6 +35,7 @@ impl Default for Keys {
             prefix: String::new(),
             unacked: "unacked".to_owned(),
             unacked_index: "unacked_index".to_owned(),
+            unacked_mutex: "unacked_mutex".to_owned(),
             separator: "\x06\x16".to_owned(),
             steps: vec![0, 3, 6, 9],
             fanout_prefix: "/0.".to_owned(),
@@ -49,6 +60,23 @@ impl Keys {
         self.steps.iter().map(|&step| self.list_of_step(queue, step)).collect()
     }
 
+    /// Refuses a queue whose lists would lie where this transport, or kombu's, keeps something else.
+    pub(super) fn check_queue(&self, queue: &str) -> Result<()> {
+        let held = [&self.unacked, &self.unacked_index, &self.unacked_mutex];
+        let is_taken = queue.starts_with(OWN)
+            || queue.starts_with(BINDINGS)
+            || held.iter().any(|key| key.strip_prefix(&*self.prefix) == Some(queue));
+        if !is_taken {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument {
+            what: format!("the queue `{queue}`"),
+            reason: "the Redis transport keeps data of its own under this name, which the queue would destroy; choose \
+                     another name for the queue"
+                .to_owned(),
+        })
+    }
+
     fn list_of_step(&self, queue: &str, step: u8) -> String {
         if step == 0 {
             format!("{}{queue}", self.prefix)
@@ -59,17 +87,17 @@ impl Keys {
 
     /// The table of an exchange: a set of `routing key SEP pattern SEP queue`.
     pub(super) fn bindings(&self, exchange: &str) -> String {
-        format!("{}_kombu.binding.{exchange}", self.prefix)
+        format!("{}{BINDINGS}.{exchange}", self.prefix)
     }
 
     /// The bindings of queues that do not expire, which keep kombu's sweep from removing the table.
     pub(super) fn permanent_bindings(&self, exchange: &str) -> String {
-        format!("{}_kombu.binding_permanent.{exchange}", self.prefix)
+        format!("{}{BINDINGS}_permanent.{exchange}", self.prefix)
     }
 
     /// When tables of expiring queues may be removed.
     pub(super) fn binding_deadlines(&self) -> String {
-        format!("{}_kombu.binding_deadlines", self.prefix)
+        format!("{}{BINDINGS}_deadlines", self.prefix)
     }
 
     /// The channel that a fanout message is published on.
@@ -83,7 +111,7 @@ impl Keys {
 
     /// A key of our own.
     pub(super) fn own(&self, name: &str) -> String {
-        format!("{}celeriac.{name}", self.prefix)
+        format!("{}{OWN}{name}", self.prefix)
     }
 
     /// When the leases of our claims end: the mark by which our claims are known.
@@ -168,6 +196,37 @@ mod tests {
         let keys = Keys { steps: vec![2, 5], ..Keys::default() };
         assert_eq!(keys.list("q", 1), "q\x06\x165");
         assert_eq!(keys.lists("q"), ["q\x06\x162", "q\x06\x165"]);
+    }
+
+    #[test]
+    fn a_queue_cannot_have_the_name_of_a_key_of_the_transport() {
+        let taken = [
+            "unacked",
+            "unacked_index",
+            "unacked_mutex",
+            "_kombu.binding.celery",
+            "_kombu.binding_permanent.celery",
+            "celeriac.workers",
+            "celeriac.claim:celery@host",
+            "celeriac.anything",
+        ];
+        let with_prefix = Keys {
+            prefix: "app:".to_owned(),
+            unacked: "app:unacked".to_owned(),
+            unacked_index: "app:unacked_index".to_owned(),
+            unacked_mutex: "app:unacked_mutex".to_owned(),
+            ..Keys::default()
+        };
+        for keys in [Keys::default(), with_prefix] {
+            for name in taken {
+                let error = keys.check_queue(name).unwrap_err();
+                assert_eq!(error.code(), "ERR_CELERIAC_INVALID_ARGUMENT");
+                assert!(error.to_string().contains(&format!("`{name}`")), "{error}");
+            }
+            for name in ["celery", "unacked2", "celeriac", "my.celeriac.workers", "kombu.binding"] {
+                keys.check_queue(name).unwrap();
+            }
+        }
     }
 
     #[test]

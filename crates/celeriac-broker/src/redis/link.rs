@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use celeriac_error::{Error, Result};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind};
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError};
 use tokio::sync::{Mutex, watch};
 
 use super::scripts::Script;
 use super::settings::Settings;
 use crate::redis_silence::Silence;
+use crate::redis_url::{answered, server_answer};
 
 /// After how long without any answer a connection is given up when a caller gives up. Whoever waits to the end has the
 /// response time-out.
@@ -97,7 +98,7 @@ impl Link {
                 Ok((connection, state.generation))
             }
             Err(error) => {
-                let (meaning, reason) = (Meaning::of(&error), error.to_string());
+                let (meaning, reason) = Meaning::of(&error);
                 state.failed = Some((Instant::now(), meaning, reason.clone()));
                 Err(meaning.error(&self.settings.url, reason))
             }
@@ -220,53 +221,53 @@ pub(super) fn breaks_connection(error: &RedisError) -> bool {
 
 /// Our error for one of redis-rs's.
 pub(super) fn explain(url: &str, error: &RedisError) -> Error {
-    Meaning::of(error).error(url, error.to_string())
+    let (meaning, reason) = Meaning::of(error);
+    meaning.error(url, reason)
 }
 
 /// Our error for one that a script or a pipeline gave as text.
 pub(super) fn explain_text(url: &str, text: &str) -> Error {
-    Meaning::of_code(text.split(' ').next().unwrap_or_default(), text).error(url, text.to_owned())
+    Meaning::of_answer(text).error(url, text.to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
     /// The credentials are wrong.
     Credentials,
-    /// It may work later.
-    Later,
+    /// It cannot be reached.
+    Away,
+    /// It answered that it cannot do this at the moment.
+    NotNow,
     /// It will not work.
     Never,
 }
 
 impl Meaning {
-    fn of(error: &RedisError) -> Self {
-        match error.kind() {
-            ErrorKind::AuthenticationFailed => Self::Credentials,
-            ErrorKind::Io
-            | ErrorKind::Server(
-                ServerErrorKind::BusyLoading
-                | ServerErrorKind::TryAgain
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::NoScript,
-            ) => Self::Later,
-            _ if breaks_connection(error) => Self::Later,
-            _ => Self::of_code(error.code().unwrap_or_default(), error.detail().unwrap_or_default()),
+    /// With the reason in the server's own words, where it gave one.
+    fn of(error: &RedisError) -> (Self, String) {
+        if let Some(answer) = server_answer(error) {
+            return (Self::of_answer(&answer), answer);
         }
+        let meaning = match error.kind() {
+            ErrorKind::AuthenticationFailed => Self::Credentials,
+            ErrorKind::Io => Self::Away,
+            _ if breaks_connection(error) => Self::Away,
+            _ => Self::Never,
+        };
+        (meaning, error.to_string())
     }
 
-    fn of_code(code: &str, detail: &str) -> Self {
-        match code {
+    fn of_answer(text: &str) -> Self {
+        match text.split(' ').next().unwrap_or_default() {
             "NOAUTH" | "WRONGPASS" => Self::Credentials,
             // Before ACLs.
-            "ERR" | "" if detail.contains("invalid password") || detail.contains("without any password") => {
+            "ERR" if text.contains("invalid password") || text.contains("without any password") => {
                 Self::Credentials
             }
             // A full memory empties when somebody consumes; a replica may become the master again.
             "OOM" | "MISCONF" | "READONLY" | "NOREPLICAS" | "BUSY" | "LOADING" | "MASTERDOWN"
-            | "TRYAGAIN" | "CLUSTERDOWN" | "UNBLOCKED" => Self::Later,
-            "ERR" if detail.contains("max number of clients") => Self::Later,
+            | "TRYAGAIN" | "CLUSTERDOWN" | "UNBLOCKED" | "NOSCRIPT" => Self::NotNow,
+            "ERR" if text.contains("max number of clients") => Self::NotNow,
             _ => Self::Never,
         }
     }
@@ -275,7 +276,8 @@ impl Meaning {
         let url = url.to_owned();
         match self {
             Self::Credentials => Error::AuthenticationFailed { url, reason },
-            Self::Later => Error::BrokerUnavailable { url, reason },
+            Self::Away => Error::BrokerUnavailable { url, reason },
+            Self::NotNow => Error::BrokerNotReady { url, reason: answered(&reason) },
             Self::Never => Error::Refused { url, reason },
         }
     }

@@ -26,7 +26,6 @@ mod waiting;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -42,13 +41,10 @@ use self::settings::Settings;
 use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
 use crate::transport::{
-    ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, Subscription, Transport,
+    ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, SHORTEST_LEASE, Subscription, Transport,
 };
 
 pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
-
-/// The shortest lease: below, a renewal could come too late on a busy machine.
-const SHORTEST_LEASE: Duration = Duration::from_millis(500);
 
 // The registry hands them over.
 #[allow(clippy::needless_pass_by_value)]
@@ -149,6 +145,7 @@ impl Transport for RedisTransport {
 
     async fn purge(&self, queue: &str) -> Result<u64> {
         self.check_open()?;
+        self.settings.keys.check_queue(queue)?;
         let mut purge = redis::pipe();
         purge.atomic();
         for list in self.settings.keys.lists(queue) {

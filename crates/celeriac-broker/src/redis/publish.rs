@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use celeriac_error::{Error, Result};
+use celeriac_error::Result;
 use celeriac_protocol::envelope;
 use redis::{Pipeline, Value};
 
@@ -46,7 +46,7 @@ pub(super) async fn publish(
     batch: &[Publication],
 ) -> Vec<Result<()>> {
     if let Err(error) = router.prepare(link, batch.iter()).await {
-        return batch.iter().map(|_| Err(again(&error))).collect();
+        return batch.iter().map(|_| Err(error.clone())).collect();
     }
     let mut results: Vec<Result<()>> = Vec::with_capacity(batch.len());
     let mut payloads: Vec<Bytes> = Vec::with_capacity(batch.len());
@@ -110,7 +110,7 @@ pub(super) async fn publish(
         Err(error) => {
             for result in &mut results {
                 if result.is_ok() {
-                    *result = Err(again(&error));
+                    *result = Err(error.clone());
                 }
             }
             return results;
@@ -128,19 +128,4 @@ pub(super) async fn publish(
         }
     }
     results
-}
-
-/// The same failure for another message of its batch.
-pub(super) fn again(error: &Error) -> Error {
-    match error {
-        Error::BrokerUnavailable { url, reason } => {
-            Error::BrokerUnavailable { url: url.clone(), reason: reason.clone() }
-        }
-        Error::AuthenticationFailed { url, reason } => {
-            Error::AuthenticationFailed { url: url.clone(), reason: reason.clone() }
-        }
-        Error::Refused { url, reason } => Error::Refused { url: url.clone(), reason: reason.clone() },
-        Error::Closed(what) => Error::Closed(what),
-        other => Error::Internal(other.to_string()),
-    }
 }

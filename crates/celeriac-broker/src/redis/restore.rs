@@ -116,13 +116,13 @@ fn interval(core: &Core) -> Duration {
 
 /// Signs of life; whoever's turn it is restores.
 pub(super) async fn keep(core: Arc<Core>) {
-    let (mut outage, begun) = (Outage::None, Moment::now());
+    let (mut outage, since) = (Outage::None, Moment::now());
     loop {
         outage = outage.before(&core);
         let asks = Asks {
             ours: matches!(outage, Outage::None) && lease::stand(&core),
             kombu: true,
-            grace: outage.grace(&core, begun),
+            grace: outage.grace(&core, since),
         };
         let (sent, began) = (Moment::now(), Instant::now());
         let turns = beat(&core, &asks).await;

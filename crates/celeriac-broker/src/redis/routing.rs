@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use celeriac_error::{Error, Result};
 
 use super::link::{Link, explain};
-use super::scripts::BIND;
+use super::scripts::{BIND, BIND_LASTING};
 use super::settings::Settings;
 use crate::transport::{ExchangeType, Publication, Queue};
 use crate::virtual_exchange::queues_for;
@@ -68,7 +68,10 @@ impl Router {
     /// Writes the bindings as kombu does (`Channel._queue_bind`). Queues themselves come to be with their first message.
     pub(super) async fn declare(&self, link: &Link, queues: &[Queue]) -> Result<()> {
         let keys = &self.settings.keys;
-        let mut lasting = redis::pipe();
+        for queue in queues {
+            keys.check_queue(&queue.name)?;
+        }
+        let (mut tables, mut bindings) = (Vec::new(), Vec::new());
         for queue in queues {
             let expires = expires(queue);
             {
@@ -100,14 +103,16 @@ impl Router {
                 call.arg(binding).arg(&queue.exchange.name).arg(kept);
                 link.script::<()>(&BIND, &call).await?;
             } else {
-                lasting.cmd("SADD").arg(table).arg(&binding).ignore();
-                lasting.cmd("SADD").arg(keys.permanent_bindings(&queue.exchange.name)).arg(&binding).ignore();
+                tables.extend([table, keys.permanent_bindings(&queue.exchange.name)]);
+                bindings.push(binding);
             }
         }
-        if lasting.cmd_iter().next().is_some() {
-            link.commands::<()>(&lasting).await?;
+        if tables.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let mut call = BIND_LASTING.call(&tables);
+        call.arg(bindings);
+        link.script(&BIND_LASTING, &call).await
     }
 
     /// Reads the tables that these messages need and that are not known, in one write.
@@ -163,6 +168,16 @@ impl Router {
 
     /// Where a message goes, by the tables that [`prepare`](Self::prepare) has read.
     pub(super) fn destinations(&self, publication: &Publication) -> Result<Vec<Destination>> {
+        let destinations = self.places(publication)?;
+        for destination in &destinations {
+            if let Destination::Queue(queue) = destination {
+                self.settings.keys.check_queue(queue)?;
+            }
+        }
+        Ok(destinations)
+    }
+
+    fn places(&self, publication: &Publication) -> Result<Vec<Destination>> {
         let (exchange, routing_key) = (&publication.exchange, &publication.routing_key);
         if exchange.is_empty() {
             return Ok(vec![Destination::Queue(Arc::clone(routing_key))]);

@@ -15,6 +15,8 @@ pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| claiming(include_st
 pub(super) static WAKE: LazyLock<Script> = LazyLock::new(|| claiming(include_str!("wake.lua")));
 pub(super) static SETTLE: LazyLock<Script> =
     LazyLock::new(|| Script::new(&format!("{STORE_RESULT}{BURY}{}", include_str!("settle.lua"))));
+pub(super) static BIND_LASTING: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("bind_lasting.lua")));
 pub(super) static BEGIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("begin.lua")));
 pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));

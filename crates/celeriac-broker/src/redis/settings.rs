@@ -92,6 +92,7 @@ fn keys(options: &Options, database: i64) -> Result<Keys> {
     };
     keys.unacked = named("unacked_key", "unacked");
     keys.unacked_index = named("unacked_index_key", "unacked_index");
+    keys.unacked_mutex = named("unacked_mutex_key", "unacked_mutex");
     if let Some(separator) = options.text("sep") {
         keys.separator = separator;
     }

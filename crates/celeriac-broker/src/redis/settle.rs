@@ -10,7 +10,7 @@ use super::consumer::only;
 use super::core::{BYTES_PER_CLAIM, Core, Held, lock};
 use super::lease;
 use super::link::explain_text;
-use super::publish::{self, again};
+use super::publish;
 use super::routing::Destination;
 use super::scripts::SETTLE;
 use crate::dead::DeadLetter;
@@ -34,11 +34,11 @@ pub(super) async fn settle(core: &Core, batch: &[Settlement]) -> Vec<Result<Sett
 async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
     let mut results: Vec<Option<Result<Answer>>> = batch.iter().map(|_| None).collect();
     if let Err(error) = core.router.prepare(&core.link, batch.iter().flat_map(|one| &one.publish)).await {
-        return batch.iter().map(|_| Err(again(&error))).collect();
+        return batch.iter().map(|_| Err(error.clone())).collect();
     }
     // After this an error says nothing about whether the script ran.
     if let Err(error) = core.link.open().await {
-        return batch.iter().map(|_| Err(again(&error))).collect();
+        return batch.iter().map(|_| Err(error.clone())).collect();
     }
     let unbroken = lease::unbroken(core);
     let mut under_way = UnderWay { core, tags: Vec::with_capacity(batch.len()), sent: Vec::new(), unbroken };
@@ -108,7 +108,7 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
                     if let Some(held) = all.get_mut(&batch[place].tag.0) {
                         held.unsure |= unsure;
                     }
-                    results[place] = Some(Err(again(&error)));
+                    results[place] = Some(Err(error.clone()));
                 }
             }
         }

@@ -534,13 +534,5 @@ impl Drop for SqliteConsumer {
 
 /// The same error for each of a batch.
 pub(super) fn repeat<T>(error: &Error, count: usize) -> Vec<Result<T>> {
-    let again = || match error {
-        Error::BrokerUnavailable { url, reason } => {
-            Error::BrokerUnavailable { url: url.clone(), reason: reason.clone() }
-        }
-        Error::Refused { url, reason } => Error::Refused { url: url.clone(), reason: reason.clone() },
-        Error::Closed(what) => Error::Closed(what),
-        other => Error::Internal(other.to_string()),
-    };
-    (0..count).map(|_| Err(again())).collect()
+    (0..count).map(|_| Err(error.clone())).collect()
 }

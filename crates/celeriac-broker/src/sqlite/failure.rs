@@ -58,7 +58,7 @@ impl Failure {
 
     pub(super) fn to_error(&self) -> Error {
         let (url, reason) = (self.url.clone(), self.reason.clone());
-        if self.transient { Error::BrokerUnavailable { url, reason } } else { Error::Refused { url, reason } }
+        if self.transient { Error::BrokerNotReady { url, reason } } else { Error::Refused { url, reason } }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Which file a URL names, and with which options it is opened.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use celeriac_error::{Error, Result};
@@ -22,6 +24,8 @@ pub(super) struct Location {
     pub(super) synchronous: &'static str,
     /// How long another process may hold the lock before it is an error.
     pub(super) busy_timeout: Duration,
+    /// Whether another process holds the lock that is wanted now.
+    pub(super) locked: Arc<AtomicBool>,
     /// kombu's option of the same name: look this often instead of watching the file.
     pub(super) polling_interval: Option<Duration>,
     /// kombu's option of the same name.
@@ -48,6 +52,7 @@ impl Location {
             path,
             synchronous: synchronous(options.options.get("synchronous"))?,
             busy_timeout: seconds(options, "busy_timeout")?.unwrap_or(BUSY_TIMEOUT),
+            locked: Arc::default(),
             polling_interval: seconds(options, "polling_interval")?,
             queue_table: table("queue_tablename", options.options.get("queue_tablename"), "kombu_queue")?,
             message_table: table(

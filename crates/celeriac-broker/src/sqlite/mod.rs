@@ -15,6 +15,7 @@ mod subscription;
 mod thread;
 mod watch;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
@@ -31,7 +32,7 @@ use self::subscription::{Listener, SqliteSubscription};
 use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
 use crate::transport::{
-    ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, Subscription, Transport,
+    ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, SHORTEST_LEASE, Subscription, Transport,
 };
 
 pub(crate) const SCHEMES: &[&str] = &["sqla+sqlite", "sqlalchemy+sqlite"];
@@ -80,6 +81,12 @@ impl Transport for SqliteTransport {
 
     fn url(&self) -> &str {
         &self.engine.location.url
+    }
+
+    fn hindrance(&self) -> Option<String> {
+        let location = &self.engine.location;
+        let path = location.path.display();
+        location.locked.load(Ordering::Relaxed).then(|| format!("another process holds the lock on {path}"))
     }
 
     async fn connect(&self) -> Result<()> {
@@ -132,6 +139,7 @@ impl Transport for SqliteTransport {
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Arc<dyn Consumer>> {
+        let options = ConsumeOptions { lease: options.lease.max(SHORTEST_LEASE), ..options };
         let (node, lease) = (options.node.clone(), options.lease);
         let holder = self.engine.write(move |session| session.add_holder(&node, lease)).await?;
         let state = Arc::new(ConsumerState::new(holder, &options));

@@ -1,9 +1,10 @@
 //! One open file: opening it, and everything that is read from and written to its tables.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ const FANOUT_MOST: i64 = 10_000;
 thread_local! {
     /// Until when SQLite may wait for a lock; its busy handler is a plain function.
     static BUSY_DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+    /// Where it says that it waits.
+    static LOCKED: RefCell<Arc<AtomicBool>> = RefCell::default();
 }
 
 /// Milliseconds since 1970, by which processes on one machine agree when a holder has died.
@@ -107,9 +110,10 @@ fn identity(_path: &Path) -> Option<Identity> {
     Some(Identity(0, 0))
 }
 
-/// Sets how long locks are waited for from now on, on this thread.
-pub(super) fn set_busy_deadline(deadline: Instant) {
+/// Sets how long locks are waited for from now on, on this thread, and where it is said that one is.
+pub(super) fn set_busy_deadline(deadline: Instant, locked: &Arc<AtomicBool>) {
     BUSY_DEADLINE.set(Some(deadline));
+    LOCKED.set(Arc::clone(locked));
 }
 
 /// Waits a little, and longer each time up to two milliseconds: `SQLite`'s own handler soon waits for a tenth of a
@@ -118,6 +122,7 @@ fn wait_for_lock(attempt: i32) -> bool {
     if BUSY_DEADLINE.get().is_none_or(|deadline| Instant::now() >= deadline) {
         return false;
     }
+    LOCKED.with_borrow(|locked| locked.store(true, Ordering::Relaxed));
     let microseconds = 50 << attempt.clamp(0, 5);
     std::thread::sleep(Duration::from_micros(microseconds));
     true

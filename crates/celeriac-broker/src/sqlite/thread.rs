@@ -1,6 +1,7 @@
 //! The thread that owns the file. What gathers while one transaction runs goes into the next.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +25,12 @@ const SAFETY_TICK: Duration = Duration::from_secs(1);
 
 /// The same, where nothing can wake it.
 const POLLING_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How often it is said that leases cannot be renewed.
+const REMINDER: Duration = Duration::from_secs(10);
+
+/// Where a worker writes about its connection.
+const LOGGER: &str = "celery.worker.consumer";
 
 /// Who claimed, under which name, and what.
 type Claim = (Arc<ConsumerState>, i64, Vec<Claimed>);
@@ -49,6 +56,8 @@ pub(super) struct Thread {
     /// How long until the look after the next, while nothing was found.
     look_pause: Duration,
     next_sweep: Instant,
+    /// When it was last said that leases could not be renewed.
+    said_not_renewed: Option<Instant>,
     last_tick: (Instant, SystemTime),
 }
 
@@ -89,6 +98,7 @@ impl Thread {
             next_look: now,
             look_pause: SAFETY_TICK,
             next_sweep: now,
+            said_not_renewed: None,
             last_tick: (now, SystemTime::now()),
         }
     }
@@ -221,7 +231,7 @@ impl Thread {
         mut work: impl FnMut(&mut Self) -> rusqlite::Result<T>,
     ) -> std::result::Result<T, rusqlite::Error> {
         let deadline = Instant::now() + self.location.busy_timeout;
-        set_busy_deadline(deadline);
+        set_busy_deadline(deadline, &self.location.locked);
         loop {
             match work(self) {
                 Err(error) => {
@@ -239,7 +249,10 @@ impl Thread {
                     // Some locks are reported at once, without the busy handler having waited.
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                value => return value,
+                value => {
+                    self.location.locked.store(false, Ordering::Relaxed);
+                    return value;
+                }
             }
         }
     }
@@ -388,6 +401,13 @@ impl Thread {
                 }
                 Ok(())
             });
+            if let Err(error) = &succeeded
+                && self.said_not_renewed.is_none_or(|at| at.elapsed() > REMINDER)
+            {
+                self.said_not_renewed = Some(Instant::now());
+                let error = Failure::new(&self.location, error).to_error();
+                log::warn!(target: LOGGER, "The leases of what is held could not be renewed: {error}");
+            }
             for consumer in &self.consumers {
                 consumer.renewal.done(now, succeeded.is_ok());
             }

@@ -206,7 +206,7 @@ impl RedisStore {
                         // A full memory empties, a replica may become the master again: trying later helps.
                         let passes = ["OOM", "MISCONF", "READONLY", "NOREPLICAS", "BUSY", "LOADING"];
                         Err(if passes.iter().any(|code| reason.starts_with(code)) {
-                            Error::ResultStoreUnavailable { url, reason }
+                            Error::ResultStoreNotReady { url, reason: format!("it answered `{reason}`") }
                         } else {
                             Error::Refused { url, reason }
                         })

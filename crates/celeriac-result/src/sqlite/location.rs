@@ -88,7 +88,7 @@ impl Location {
             _ => (false, format!("{path}: {error}")),
         };
         let url = self.url.clone();
-        if transient { Error::ResultStoreUnavailable { url, reason } } else { Error::Refused { url, reason } }
+        if transient { Error::ResultStoreNotReady { url, reason } } else { Error::Refused { url, reason } }
     }
 }
 
