@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto'
 
 import { BrokerConnection } from './broker.ts'
-import { brokerOptions } from './broker-options.ts'
+import { brokerOptions } from './config/broker-options.ts'
 import { type ApplyAsyncOptions, readOptions, taskIdOf, type WireOptions } from './call-options.ts'
 import { type AnySignature, maybeSignature, Signature, type SignatureInit } from './canvas/signature.ts'
 import { type ConfigOptions, Settings } from './config/conf.ts'
@@ -14,7 +14,7 @@ import { rethrown } from './native.ts'
 import { MessagePreparer, type PreparedMessage } from './prepare.ts'
 import type { SignatureDict } from './request.ts'
 import { AsyncResult, type EagerResult } from './result.ts'
-import { openResultStore } from './results/registry.ts'
+import { openResultStore, resultsAreMessages } from './results/registry.ts'
 import type { ResultStore } from './results/store.ts'
 import type { Router } from './routing.ts'
 import { decodeJson } from './serialization/revive.ts'
@@ -56,6 +56,8 @@ export class Celery {
   readonly [APP_BRAND] = true
   readonly #preparer: MessagePreparer
   #backend: ResultStore | undefined
+  /** Null once tasks can be sent; undefined before that was looked at. */
+  #listening: Promise<void> | null | undefined
   #closing: Promise<void> | undefined
   readonly #beforeClose = new Set<() => Promise<void>>()
 
@@ -77,7 +79,7 @@ export class Celery {
   get backend(): ResultStore {
     if (this.#backend === undefined) {
       if (this.#closing !== undefined) throw new CeleriacError('ERR_CELERIAC_CLOSED', 'the app is closed')
-      this.#backend = openResultStore(this.conf)
+      this.#backend = openResultStore(this.conf, this.oid)
     }
     return this.#backend
   }
@@ -212,7 +214,7 @@ export class Celery {
       ignoreResult,
     }
     try {
-      return await this.broker.publish(message, new AsyncResult<T>(this, taskId, null, ignoreResult))
+      return await this.#publish(message, new AsyncResult<T>(this, taskId, null, ignoreResult))
     } catch (error) {
       throw rethrown(error)
     }
@@ -325,6 +327,25 @@ export class Celery {
     if (failed !== undefined) throw failed.reason
   }
 
+  #publish<T>(message: PreparedMessage, value: T): Promise<T> {
+    return this.#listening === null
+      ? this.broker.publish(message, value)
+      : this.#listenAndPublish(message, value)
+  }
+
+  /** With `rpc://` the queue that results come to is there before the first task is sent (`celery.backends.rpc`). */
+  async #listenAndPublish<T>(message: PreparedMessage, value: T): Promise<T> {
+    this.#listening ??= resultsAreMessages(this.conf) ? this.backend.connect() : Promise.resolve()
+    try {
+      await this.#listening
+    } catch (error) {
+      this.#listening = undefined
+      throw error
+    }
+    this.#listening = null
+    return this.broker.publish(message, value)
+  }
+
   async #send<T>(
     name: string,
     args: readonly unknown[],
@@ -343,7 +364,7 @@ export class Celery {
     // Before the wait for the broker: a body need not wait for what it sends.
     children?.push(result)
     try {
-      await this.broker.publish(message, result)
+      await this.#publish(message, result)
     } catch (error) {
       const index = children?.indexOf(result) ?? -1
       if (index >= 0) children?.splice(index, 1)

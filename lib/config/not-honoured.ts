@@ -118,7 +118,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   resultCacheMax: 'clients remember no results',
   resultExchange: STORES,
   resultExchangeType: STORES,
-  resultPersistent: STORES,
   resultSerializer: 'results are stored as JSON only yet',
   resultChordExpires: CHORDS,
   resultChordRetryInterval: CHORDS,

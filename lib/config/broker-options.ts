@@ -1,11 +1,11 @@
 import { hostname } from 'node:os'
 
-import type { Settings } from './config/conf.ts'
-import { withSnakeCaseKeys } from './config/names.ts'
-import { resolveBroker } from './config/resolve.ts'
-import { CeleriacError } from './errors.ts'
-import type { NativeBrokerOptions } from './native.ts'
-import { encodeJson } from './serialization/encode.ts'
+import type { Settings } from './conf.ts'
+import { withSnakeCaseKeys } from './names.ts'
+import { resolveBroker } from './resolve.ts'
+import { CeleriacError } from '../errors.ts'
+import type { NativeBrokerOptions } from '../native.ts'
+import { encodeJson } from '../serialization/encode.ts'
 
 /** kombu's names for AMQP, each with TLS or without. */
 const AMQP = /^(?:amqps?|pyamqp|librabbitmq):\/\//
