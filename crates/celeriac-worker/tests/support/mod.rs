@@ -37,9 +37,13 @@ pub(crate) fn queue() -> Queue {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::on(&format!("memory://{}", uuid::Uuid::new_v4()))
+    }
+
+    /// With a broker that is somewhere else.
+    pub(crate) fn on(broker: &str) -> Self {
         let name = uuid::Uuid::new_v4();
-        let transport =
-            celeriac_broker::open(&format!("memory://{name}"), TransportOptions::default()).unwrap();
+        let transport = celeriac_broker::open(broker, TransportOptions::default()).unwrap();
         let store =
             celeriac_result::open(&format!("cache+memory://{name}"), StoreOptions::default()).unwrap();
         let declarations = Arc::new(Declarations::new(Arc::clone(&transport)));
