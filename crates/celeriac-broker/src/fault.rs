@@ -67,6 +67,11 @@ pub const NAMES: &[&str] = &[
     // The outcome in one step, or what is left of it.
     "settle.before",
     "sqlite.settle.written",
+    // Sent to the broker, and confirmed; the begin of a body counted.
+    "amqp.publish.before",
+    "amqp.publish.after",
+    "amqp.begin.before",
+    "amqp.begin.after",
     // What it sends is confirmed, its acknowledgement is not written; and it is.
     "amqp.ack.before",
     "amqp.ack.after",

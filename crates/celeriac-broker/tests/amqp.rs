@@ -360,6 +360,50 @@ async fn acknowledgements_in_any_order_settle_what_they_name_and_nothing_else() 
     transport.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn settlements_at_the_same_time_do_not_overtake_each_other() {
+    const COUNT: usize = 4000;
+    let server = RabbitMqServer::shared().await;
+    let transport = open(&server.url());
+    let name = fresh();
+    within(transport.declare(&[celery_queue(&name)])).await.unwrap();
+    let batch: Vec<Publication> = (0..COUNT).map(|number| to(&name, &number.to_string())).collect();
+    publish(&transport, &batch).await;
+    let consumer = consume(&transport, &[&name]).await;
+    let held = take(&consumer, COUNT).await;
+    // Neighbours are settled by different callers: acknowledged by most, put back by one.
+    let settling: Vec<_> = (0..8)
+        .map(|caller| {
+            let outcome = if caller == 3 { Outcome::Requeue { redelivered: true } } else { Outcome::Ack };
+            let mine: Vec<Settlement> = held
+                .iter()
+                .enumerate()
+                .filter(|(place, _)| place % 8 == caller)
+                .map(|(_, delivery)| only(delivery, outcome.clone()))
+                .collect();
+            let consumer = Arc::clone(&consumer);
+            tokio::spawn(async move {
+                for some in mine.chunks(3) {
+                    for settled in consumer.settle(some).await {
+                        assert_eq!(settled.unwrap(), Settled::Done);
+                    }
+                }
+            })
+        })
+        .collect();
+    for settled in settling {
+        within(settled).await.unwrap();
+    }
+    let again = take(&consumer, COUNT / 8).await;
+    let came: HashSet<String> = again.iter().map(body).collect();
+    let expected: HashSet<String> =
+        (0..COUNT).filter(|place| place % 8 == 3).map(|place| place.to_string()).collect();
+    assert_eq!(came, expected);
+    // The channel has not ended: what came last is still held.
+    assert!(within(consumer.still_held(&[again[0].tag])).await.unwrap()[0]);
+    transport.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_expires_stays_in_the_dead_list_and_expires_again_after_a_replay() {
     let server = RabbitMqServer::start().await;

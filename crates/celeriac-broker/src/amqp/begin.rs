@@ -14,6 +14,7 @@ use lapin::BasicProperties;
 use super::consumer::Core;
 use super::publish::Ready;
 use super::topology::{Topology, expiring};
+use crate::fault_point;
 use crate::transport::DeliveryTag;
 
 /// How long a count is kept, in milliseconds.
@@ -65,11 +66,13 @@ async fn count(core: &Core, task_id: &str) -> Result<u32> {
             return Ok(2);
         }
     };
+    fault_point!("amqp.begin.before");
     let mark = Ready::to_queue(&queue, Bytes::new(), BasicProperties::default().with_delivery_mode(1))?;
     match core.lane.send(vec![mark]).await.pop() {
         Some(Err(Error::Unroutable { .. })) | None => {}
         Some(outcome) => outcome?,
     }
+    fault_point!("amqp.begin.after");
     Ok(u32::try_from(before).unwrap_or(u32::MAX).saturating_add(2))
 }
 

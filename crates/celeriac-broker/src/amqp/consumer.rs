@@ -131,6 +131,9 @@ pub(super) struct Core {
     opening: tokio::sync::Mutex<()>,
     /// Held while begins are counted.
     pub(super) beginning: tokio::sync::Mutex<()>,
+    /// Held from choosing which tags go together until their frames are on their way: an acknowledgement of all tags up to one
+    /// must not overtake what somebody else does with one of those.
+    pub(super) settling: tokio::sync::Mutex<()>,
 }
 
 /// A consumer of `RabbitMQ`.
@@ -162,6 +165,7 @@ impl AmqpConsumer {
             told: Notify::new(),
             opening: tokio::sync::Mutex::default(),
             beginning: tokio::sync::Mutex::default(),
+            settling: tokio::sync::Mutex::default(),
         });
         core.open().await?;
         let keeper = tokio::spawn(keep(Arc::downgrade(&core)));
@@ -528,13 +532,16 @@ impl Core {
         };
         for source in sources {
             // A connection that is lost consumes nothing either.
-            let _ = self.cancel(&live, &channel, source).await;
+            if !live.is_up() || self.cancel(&live, &channel, source).await.is_err() {
+                break;
+            }
         }
         lock(&self.state).buffer.drain(..).collect()
     }
 
     /// Puts back what nobody has been given.
     async fn put_back(self: &Arc<Self>, deliveries: Vec<Delivery>) {
+        let _settling = self.settling.lock().await;
         let tags: Vec<DeliveryTag> = deliveries.iter().map(|delivery| delivery.tag).collect();
         let Some((channel, amqp_tags)) = self.release(&tags) else { return };
         for tag in amqp_tags {

@@ -30,6 +30,7 @@ use super::link::{Link, Live};
 use super::properties::to_amqp;
 use super::table::short;
 use super::topology::Topology;
+use crate::fault_point;
 use crate::transport::{ExchangeType, Publication};
 
 /// The most messages on their way.
@@ -139,12 +140,15 @@ impl Lane {
         if count == 0 {
             return Vec::new();
         }
+        fault_point!("amqp.publish.before");
         let (reply, outcomes) = oneshot::channel();
         let closed = || (0..count).map(|_| Err(Error::Closed("connection to the broker"))).collect();
         if self.sender.send(Batch { messages, reply }).is_err() {
             return closed();
         }
-        outcomes.await.unwrap_or_else(|_| closed())
+        let outcomes = outcomes.await.unwrap_or_else(|_| closed());
+        fault_point!("amqp.publish.after");
+        outcomes
     }
 }
 

@@ -41,7 +41,10 @@ pub(super) async fn settle(core: &Arc<Core>, batch: &[Settlement]) -> Vec<Result
     }
     let counted = counted(core, batch, &outcomes);
     fault_point!("amqp.ack.before");
-    let went = acknowledge(core, &acknowledged).await && requeue(core, &requeued).await;
+    let went = {
+        let _settling = core.settling.lock().await;
+        acknowledge(core, &acknowledged).await && requeue(core, &requeued).await
+    };
     fault_point!("amqp.ack.after");
     core.ring();
     begin::forget(core, counted).await;
