@@ -183,6 +183,11 @@ export async function build(profile = 'optimized') {
   // Clones share the folder that cargo writes the library to, and napi copies it from there.
   const command = ['run', '--silent', 'build:native', '--', '--profile', profile]
   await withLock('build', () => must('Building the native core', 'npm', command, { show: false }))
+  await buildTypeScript()
+}
+
+/** Builds dist/ anew. */
+export async function buildTypeScript() {
   console.log('Building the TypeScript …')
   rmSync(join(root, 'dist'), { recursive: true, force: true })
   await must('Building the TypeScript', 'npm', ['run', '--silent', 'build:ts'])

@@ -1,0 +1,93 @@
+// Builds the native core as it is released: one binary for each platform of napi.targets in package.json.
+
+import { copyFileSync, mkdirSync, readFileSync, readdirSync, renameSync } from 'node:fs'
+import { delimiter, dirname, join } from 'node:path'
+import { Problem, checkRust, environment, must, pythonEnvironment, root, withLock } from './environment.mjs'
+
+/** What each platform is called by the compiler. */
+const TRIPLES = {
+  'darwin-arm64': 'aarch64-apple-darwin',
+  'darwin-x64': 'x86_64-apple-darwin',
+  'linux-arm64-gnu': 'aarch64-unknown-linux-gnu',
+  'linux-arm64-musl': 'aarch64-unknown-linux-musl',
+  'linux-x64-gnu': 'x86_64-unknown-linux-gnu',
+  'linux-x64-musl': 'x86_64-unknown-linux-musl',
+  'win32-x64-msvc': 'x86_64-pc-windows-msvc',
+}
+
+/** The folders of npm/, one for each platform. */
+export const platforms = readdirSync(join(root, 'npm')).toSorted()
+
+/**
+ * The glibc that binaries are linked for. Node 20 asks for 2.28; what an older one asks for too runs on more systems, and
+ * costs nothing. A test holds the binary to 2.28.
+ */
+export const GLIBC = '2.17'
+
+const TOOLS = ['ziglang==0.17.1', 'cargo-zigbuild==0.24.0']
+
+/** The platform that this process runs on, by the name of its folder in npm/. */
+export function platformHere() {
+  const { platform, arch } = process
+  if (platform === 'win32') return `win32-${arch}-msvc`
+  if (platform !== 'linux') return `${platform}-${arch}`
+  const { glibcVersionRuntime } = process.report.getReport().header
+  return `linux-${arch}-${glibcVersionRuntime === undefined ? 'musl' : 'gnu'}`
+}
+
+/** The name of a platform's binary. */
+export const binaryName = (platform) => `celeriac.${platform}.node`
+
+/** Where the binary of a platform is put; npm/ holds only what is about to be packed. */
+export const binaryPath = (platform) =>
+  join(environment.CARGO_TARGET_DIR, 'packages', platform, binaryName(platform))
+
+/** The compiler's name of a platform, for zig with the oldest glibc. */
+export function zigTarget(platform) {
+  return platform.endsWith('-gnu') ? `${TRIPLES[platform]}.${GLIBC}` : TRIPLES[platform]
+}
+
+/** The folder with zig and cargo-zigbuild, which is to stand in front of PATH. */
+export async function zigTools() {
+  return dirname(await pythonEnvironment('zigbuild', 'zig, the linker for releases', TOOLS))
+}
+
+/** Builds the binary of a platform with the profile `release`; gives its path. */
+export async function buildRelease(platform = platformHere()) {
+  if (!platforms.includes(platform)) {
+    throw new Problem(`no binary is released for ${platform}, only for ${platforms.join(', ')}`)
+  }
+  await checkRust()
+  const env = {}
+  const command = ['napi', 'build', '--platform', '--release', '--no-js']
+  command.push('--manifest-path', 'crates/celeriac-node/Cargo.toml')
+  // Cross-compiling is how napi calls zig, which brings the C library that it links against.
+  if (platform.startsWith('linux-')) {
+    env.PATH = `${await zigTools()}${delimiter}${environment.PATH}`
+    command.push('--cross-compile', '--target', zigTarget(platform))
+  } else {
+    command.push('--target', TRIPLES[platform])
+  }
+  const output = dirname(binaryPath(platform))
+  mkdirSync(output, { recursive: true })
+  console.log(`Building the release binary for ${platform} (some minutes when nothing is cached) …`)
+  await withLock('build', () =>
+    must('Building the release binary', 'npx', [...command, '--output-dir', output], { show: false, env }),
+  )
+  return binaryPath(platform)
+}
+
+/** Puts a binary into the folder of its platform, from which it is packed. */
+export function placeBinary(platform, binary, folder = root) {
+  const place = join(folder, 'npm', platform, binaryName(platform))
+  copyFileSync(binary, `${place}.part`)
+  renameSync(`${place}.part`, place)
+}
+
+/** The packages that have a binary, by their exact version: the optional dependencies of the package that is published. */
+export function optionalDependencies(folder = root) {
+  const manifests = platforms.map((platform) =>
+    JSON.parse(readFileSync(join(folder, 'npm', platform, 'package.json'), 'utf8')),
+  )
+  return Object.fromEntries(manifests.map(({ name, version }) => [name, version]))
+}
