@@ -5,7 +5,7 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { root, writeWhole } from './support/environment.mjs'
-import { optionalDependencies } from './support/release.mjs'
+import { optionalDependencies } from './support/platforms.mjs'
 
 const file = join(root, 'package.json')
 const manifest = JSON.parse(readFileSync(file, 'utf8'))

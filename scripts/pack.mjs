@@ -9,7 +9,8 @@ import { mkdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Problem, buildTypeScript, installPackages, must, root } from './support/environment.mjs'
-import { buildRelease, placeBinary, platformHere } from './support/release.mjs'
+import { placeBinary, platformHere } from './support/platforms.mjs'
+import { buildRelease } from './support/release.mjs'
 
 const { values } = parseArgs({
   options: {

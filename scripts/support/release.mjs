@@ -1,8 +1,9 @@
 // Builds the native core as it is released: one binary for each platform of napi.targets in package.json.
 
-import { copyFileSync, mkdirSync, readFileSync, readdirSync, renameSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { delimiter, dirname, join } from 'node:path'
-import { Problem, checkRust, environment, must, pythonEnvironment, root, withLock } from './environment.mjs'
+import { Problem, checkRust, environment, must, pythonEnvironment, withLock } from './environment.mjs'
+import { binaryName, platformHere, platforms } from './platforms.mjs'
 
 /** What each platform is called by the compiler. */
 const TRIPLES = {
@@ -15,9 +16,6 @@ const TRIPLES = {
   'win32-x64-msvc': 'x86_64-pc-windows-msvc',
 }
 
-/** The folders of npm/, one for each platform. */
-export const platforms = readdirSync(join(root, 'npm')).toSorted()
-
 /**
  * The glibc that binaries are linked for. Node 20 asks for 2.28; what an older one asks for too runs on more systems, and
  * costs nothing. A test holds the binary to 2.28.
@@ -25,18 +23,6 @@ export const platforms = readdirSync(join(root, 'npm')).toSorted()
 export const GLIBC = '2.17'
 
 const TOOLS = ['ziglang==0.17.1', 'cargo-zigbuild==0.24.0']
-
-/** The platform that this process runs on, by the name of its folder in npm/. */
-export function platformHere() {
-  const { platform, arch } = process
-  if (platform === 'win32') return `win32-${arch}-msvc`
-  if (platform !== 'linux') return `${platform}-${arch}`
-  const { glibcVersionRuntime } = process.report.getReport().header
-  return `linux-${arch}-${glibcVersionRuntime === undefined ? 'musl' : 'gnu'}`
-}
-
-/** The name of a platform's binary. */
-export const binaryName = (platform) => `celeriac.${platform}.node`
 
 /** Where the binary of a platform is put; npm/ holds only what is about to be packed. */
 export const binaryPath = (platform) =>
@@ -75,19 +61,4 @@ export async function buildRelease(platform = platformHere()) {
     must('Building the release binary', 'npx', [...command, '--output-dir', output], { show: false, env }),
   )
   return binaryPath(platform)
-}
-
-/** Puts a binary into the folder of its platform, from which it is packed. */
-export function placeBinary(platform, binary, folder = root) {
-  const place = join(folder, 'npm', platform, binaryName(platform))
-  copyFileSync(binary, `${place}.part`)
-  renameSync(`${place}.part`, place)
-}
-
-/** The packages that have a binary, by their exact version: the optional dependencies of the package that is published. */
-export function optionalDependencies(folder = root) {
-  const manifests = platforms.map((platform) =>
-    JSON.parse(readFileSync(join(folder, 'npm', platform, 'package.json'), 'utf8')),
-  )
-  return Object.fromEntries(manifests.map(({ name, version }) => [name, version]))
 }
