@@ -375,3 +375,11 @@ test('npm/ has what package.json names, all of one version', () => {
   expect(/\[workspace\.package\]\nversion = "(.+)"/.exec(cargo)?.[1]).toBe(version)
   expect(readFileSync(join(root, 'native.cjs'), 'utf8')).toContain(`expected ${version} but got`)
 })
+
+test('the release workflow builds every platform', () => {
+  const workflow = readFileSync(join(root, '.github', 'workflows', 'release.yml'), 'utf8')
+  const built = [...workflow.matchAll(/^ +- platform: (\S+)$/gm)].map((match) => match[1])
+  expect(built.toSorted()).toEqual(platforms)
+  // And publishes as many, with celeriac itself.
+  expect(/wc -l\)" = (\d+)$/m.exec(workflow)?.[1]).toBe(String(platforms.length + 1))
+})

@@ -33,9 +33,9 @@ export function zigTarget(platform) {
   return platform.endsWith('-gnu') ? `${TRIPLES[platform]}.${GLIBC}` : TRIPLES[platform]
 }
 
-/** The folder with zig and cargo-zigbuild, which is to stand in front of PATH. */
-export async function zigTools() {
-  return dirname(await pythonEnvironment('zigbuild', 'zig, the linker for releases', TOOLS))
+/** The Python environment with zig and cargo-zigbuild, which are beside its interpreter. */
+export function zigPython() {
+  return pythonEnvironment('zigbuild', 'zig, the linker for releases', TOOLS)
 }
 
 /** Builds the binary of a platform with the profile `release`; gives its path. */
@@ -49,7 +49,7 @@ export async function buildRelease(platform = platformHere()) {
   command.push('--manifest-path', 'crates/celeriac-node/Cargo.toml')
   // Cross-compiling is how napi calls zig, which brings the C library that it links against.
   if (platform.startsWith('linux-')) {
-    env.PATH = `${await zigTools()}${delimiter}${environment.PATH}`
+    env.PATH = `${dirname(await zigPython())}${delimiter}${environment.PATH}`
     command.push('--cross-compile', '--target', zigTarget(platform))
   } else {
     command.push('--target', TRIPLES[platform])
