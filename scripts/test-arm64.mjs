@@ -11,7 +11,7 @@ import { dirname, join } from 'node:path'
 import {
   Problem,
   aptInstall,
-  build,
+  buildTypeScript,
   cache,
   environment,
   installPackages,
@@ -129,7 +129,7 @@ try {
     CELERIAC_PACKAGE_NODE: await nodeForArm64(),
     CELERIAC_RELEASE_BINARY: await buildBinary(await debianFolder()),
   }
-  await build()
+  await buildTypeScript()
   const vitest = ['run', '--project', 'package', '__test__/package/install.test.ts', '--reporter', 'verbose']
   const { code } = await run(join(root, 'node_modules', '.bin', 'vitest'), vitest, { env, timeout: 1800 })
   process.exitCode = code

@@ -31,7 +31,7 @@ const INSTALL_SCRIPTS = ['preinstall', 'install', 'postinstall', 'prepare']
 let clone: string
 let main: Packed
 let binary: Packed
-let registry: Registry
+let registry: Registry | undefined
 
 beforeAll(async () => {
   clone = copyOfClone()
@@ -44,13 +44,13 @@ beforeAll(async () => {
   registry = await new Registry([main, ...bindings, ...others]).start()
 })
 
-afterAll(() => registry.stop())
+afterAll(() => registry?.stop())
 
 /** An empty folder in which packages were installed: tarballs, and what they need from the registry. */
 async function installed(...args: string[]): Promise<string> {
   const folder = temporaryFolder()
   writeFileSync(join(folder, 'package.json'), JSON.stringify({ name: 'sample', private: true }))
-  writeFileSync(join(folder, '.npmrc'), `registry=${registry.url}\n`)
+  writeFileSync(join(folder, '.npmrc'), `registry=${(registry as Registry).url}\n`)
   await npm(['install', ...args], folder)
   return folder
 }
@@ -69,6 +69,14 @@ describe('what is packed', () => {
 
   test('for a platform is its binary and nothing to run', () => {
     expect(binary.files.toSorted()).toEqual(['README.md', binaryName(platform), 'package.json'])
+  })
+
+  test('is no larger than the README says', () => {
+    const readme = readFileSync(join(root, 'README.md'), 'utf8')
+    const [, binarySize, packedSize] =
+      /A binary has at most (\d+) MB, of\s+which npm loads (\d+)\./.exec(readme) ?? []
+    expect(binary.unpackedSize).toBeLessThan(Number(binarySize) * 1e6)
+    expect(binary.size).toBeLessThan(Number(packedSize) * 1e6)
   })
 
   test('has no install scripts, nor what npm makes one of', () => {

@@ -192,6 +192,8 @@ export function bareEnvironment(extra: Record<string, string> = {}): Record<stri
     npm_config_audit: 'false',
     npm_config_cache: npmCache,
     npm_config_fund: 'false',
+    npm_config_globalconfig: join(npmCache, 'no-global-npmrc'),
+    npm_config_userconfig: join(npmCache, 'no-npmrc'),
     npm_config_update_notifier: 'false',
     NO_COLOR: '1',
     PATH: bareCommands(),
