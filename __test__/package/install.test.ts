@@ -31,7 +31,10 @@ const INSTALL_SCRIPTS = ['preinstall', 'install', 'postinstall', 'prepare']
 let clone: string
 let main: Packed
 let binary: Packed
-let registry: Registry | undefined
+/** Has everything. */
+let registry: Registry
+/** Has what others have published, and nothing of ours. */
+let unpublished: Registry
 
 beforeAll(async () => {
   clone = copyOfClone()
@@ -42,15 +45,19 @@ beforeAll(async () => {
   binary = bindings.find(({ name }) => name === `@celeriac/binding-${platform}`) as Packed
   const others = await packDependencies(Object.keys(main.manifest.dependencies ?? {}), tarballs)
   registry = await new Registry([main, ...bindings, ...others]).start()
+  unpublished = await new Registry(others).start()
 })
 
-afterAll(() => registry?.stop())
+afterAll(async () => {
+  await registry?.stop()
+  await unpublished?.stop()
+})
 
 /** An empty folder in which packages were installed: tarballs, and what they need from the registry. */
-async function installed(...args: string[]): Promise<string> {
+async function installed(args: string[], from: Registry = registry): Promise<string> {
   const folder = temporaryFolder()
   writeFileSync(join(folder, 'package.json'), JSON.stringify({ name: 'sample', private: true }))
-  writeFileSync(join(folder, '.npmrc'), `registry=${(registry as Registry).url}\n`)
+  writeFileSync(join(folder, '.npmrc'), `registry=${from.url}\n`)
   await npm(['install', ...args], folder)
   return folder
 }
@@ -115,12 +122,12 @@ describe('npm install', () => {
     [...installedPackages(folder).keys()].filter((path) => path.startsWith('@celeriac/'))
 
   test.each(platforms)('on %s takes the binary of that platform, and no other', async (name) => {
-    const folder = await installed('celeriac', ...platformOptions(name))
+    const folder = await installed(['celeriac', ...platformOptions(name)])
     expect(bindings(folder)).toEqual([`@celeriac/binding-${name}`])
   })
 
   test('succeeds where no binary fits: it is optional', async () => {
-    const folder = await installed('celeriac', '--os', 'freebsd')
+    const folder = await installed(['celeriac', '--os', 'freebsd'])
     expect(bindings(folder)).toEqual([])
     expect(installedPackages(folder).has('celeriac')).toBe(true)
   })
@@ -130,7 +137,7 @@ describe('an empty folder, on a machine without compilers, in which both tarball
   let folder: string
 
   beforeAll(async () => {
-    folder = await installed(main.file, binary.file, ...platformOptions(platform))
+    folder = await installed([main.file, binary.file, ...platformOptions(platform)], unpublished)
   })
 
   test.runIf(process.platform !== 'win32')('finds none of them', () => {
@@ -297,7 +304,7 @@ describe('without a binary that loads', () => {
   }
 
   test('the first call names the platform, what was tried, and how to install it', async () => {
-    const folder = await installed(main.file, '--omit=optional', ...platformOptions(platform))
+    const folder = await installed([main.file, '--omit=optional', ...platformOptions(platform)])
     const { code, message, cause } = await use(folder)
     expect(code).toBe('ERR_CELERIAC_NATIVE_MISSING')
     expect(message).toMatch(system)
@@ -321,7 +328,7 @@ describe('without a binary that loads', () => {
   })
 
   test('a binary that was built elsewhere can be named, and a wrong one is reported', async () => {
-    const folder = await installed(main.file, '--omit=optional', ...platformOptions(platform))
+    const folder = await installed([main.file, '--omit=optional', ...platformOptions(platform)])
     writeFileSync(join(folder, 'use.mjs'), USE)
     const env = { NAPI_RS_NATIVE_LIBRARY_PATH: releaseBinary() }
     expect((await bareNode(['use.mjs'], folder, env).finished).stdout).toBe('function\n')
@@ -333,7 +340,7 @@ describe('without a binary that loads', () => {
   })
 
   test('a package whose binary does not load is told from one that is not there', async () => {
-    const folder = await installed(main.file, ...platformOptions(platform))
+    const folder = await installed([main.file, ...platformOptions(platform)])
     const broken = join(folder, 'broken.node')
     writeFileSync(broken, 'no library')
     replaceBinary(folder, platform, broken)
@@ -345,7 +352,7 @@ describe('without a binary that loads', () => {
 
   test("another platform's node_modules are told by their binary", async () => {
     const other = platforms.find((name) => name !== platform) as string
-    const { message } = await use(await installed(main.file, ...platformOptions(other)))
+    const { message } = await use(await installed([main.file, ...platformOptions(other)]))
     expect(message).toContain(`node_modules has it for ${other}`)
   })
 })
