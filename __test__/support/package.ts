@@ -67,7 +67,8 @@ export function copyOfClone(): string {
 /** Packs folders; their scripts run only where `scripts` is true. */
 export async function pack(folders: string[], destination: string, scripts = true): Promise<Packed[]> {
   const options = ['--json', '--pack-destination', destination, ...(scripts ? [] : ['--ignore-scripts'])]
-  const said = await npm(['pack', ...options, ...folders], destination)
+  // That is a developer's machine.
+  const said = await npm(['pack', ...options, ...folders], destination, { PATH: process.env['PATH'] ?? '' })
   // Scripts may print before it. npm 12 gives an object by names, older ones a list.
   const packed = Object.values(JSON.parse(said.slice(said.search(/^[[{]/m)))) as Array<
     Omit<Packed, 'files' | 'file' | 'manifest'> & { filename: string; files: Array<{ path: string }> }
@@ -202,8 +203,9 @@ export function bareEnvironment(extra: Record<string, string> = {}): Record<stri
 }
 
 /** npm with these arguments, to its end; what it printed. It runs on this machine's Node. */
-export async function npm(args: string[], cwd: string): Promise<string> {
-  const { stdout, stderr, code } = await start(process.execPath, [npmProgram('npm'), ...args], cwd).finished
+export async function npm(args: string[], cwd: string, env: Record<string, string> = {}): Promise<string> {
+  const program = [npmProgram('npm'), ...args]
+  const { stdout, stderr, code } = await start(process.execPath, program, cwd, env).finished
   if (code !== 0) throw new Error(`npm ${args.join(' ')} ended with ${code}:\n${stdout}${stderr}`)
   return stdout
 }
