@@ -182,11 +182,10 @@ export function bareCommands(): string {
   return (commands = folder)
 }
 
-/** The environment of that machine. */
+/** The environment of that machine; nobody's settings of npm count there. */
 export function bareEnvironment(extra: Record<string, string> = {}): Record<string, string> {
   const kept = Object.entries(process.env).filter(
-    ([name, value]) =>
-      value !== undefined && !/^(NAPI_|CELER|NODE_|npm_(package|lifecycle)|VITEST)/.test(name),
+    ([name, value]) => value !== undefined && !/^(NAPI_|CELER|NODE_|NPM_|VITEST)|_PROXY$/i.test(name),
   ) as Array<[string, string]>
   return {
     ...Object.fromEntries(kept),
