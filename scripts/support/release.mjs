@@ -17,8 +17,8 @@ const TRIPLES = {
 }
 
 /**
- * The glibc that binaries are linked for. Node 20 asks for 2.28; what an older one asks for too runs on more systems, and
- * costs nothing. A test holds the binary to 2.28.
+ * The glibc that binaries are linked for, which Rust itself asks for. Node 20 asks for 2.28, and a test holds the binary to
+ * that.
  */
 export const GLIBC = '2.17'
 
