@@ -23,6 +23,7 @@ import {
   writeWhole,
 } from './support/environment.mjs'
 import { lint } from './lint.mjs'
+import { buildRelease } from './support/release.mjs'
 import { parseCargoTests } from './support/cargo-tests.mjs'
 
 const results = join(root, 'test-results')
@@ -131,6 +132,7 @@ async function main() {
   if (['interop', 'package', 'reliability'].some(wanted)) env.CELERIAC_PYTHON = await pythonWithCelery()
   if (only === undefined || only.some((name) => !['rust', 'parity'].includes(name))) await build()
   if (['interop', 'reliability'].some(wanted)) Object.assign(env, await buildTestAids())
+  if (wanted('package')) env.CELERIAC_RELEASE_BINARY = await buildRelease()
   if (wanted('lint')) await timed('lint', async () => countTests(await lint()))
   if (wanted('rust')) await timed('rust', rust)
   for (const project of VITEST_PROJECTS) {
