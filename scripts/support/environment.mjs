@@ -253,7 +253,7 @@ export async function redisServer() {
 const SERVICES_POLICY = '/usr/sbin/policy-rc.d'
 
 /** Installs a Debian package without starting its service; where that may not be done, names the command. */
-async function aptInstall(name, problem) {
+export async function aptInstall(name, problem) {
   if (which('apt-get') === undefined || process.getuid?.() !== 0) {
     throw new Problem(`${problem} Install it with: sudo apt-get install -y ${name}`)
   }
