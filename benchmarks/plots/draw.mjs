@@ -6,7 +6,7 @@ import * as echarts from 'echarts'
 
 const WIDTH = 860
 const ROW = 26
-const ABOVE = 64
+const ABOVE = 72
 const HEAD = 34
 const BELOW = 34
 const LABELS = 330
@@ -109,7 +109,7 @@ function draw({ path, title, logarithmic, groups }) {
         xAxisIndex: index,
         yAxisIndex: index,
         symbolSize: 1,
-        itemStyle: { opacity: 0 },
+        itemStyle: { color: 'transparent' },
         label: {
           show: true,
           position: 'right',

@@ -93,8 +93,7 @@ impl Publication {
                 let mut headers = self.headers.clone();
                 headers.insert("id".into(), AMQPValue::LongString(id.as_str().into()));
                 headers.insert("root_id".into(), AMQPValue::LongString(id.as_str().into()));
-                let properties =
-                    self.properties.clone().with_correlation_id(id.into()).with_headers(headers);
+                let properties = self.properties.clone().with_correlation_id(id.into()).with_headers(headers);
                 let options = BasicPublishOptions::default();
                 let confirm = channel
                     .basic_publish("".into(), QUEUE.into(), options, &self.body, properties)
@@ -123,9 +122,9 @@ fn field(value: &Value) -> AMQPValue {
     match value {
         Value::Null => AMQPValue::Void,
         Value::Bool(value) => AMQPValue::Boolean(*value),
-        Value::Number(number) => {
-            number.as_i64().map_or_else(|| AMQPValue::Double(number.as_f64().unwrap()), AMQPValue::LongLongInt)
-        }
+        Value::Number(number) => number
+            .as_i64()
+            .map_or_else(|| AMQPValue::Double(number.as_f64().unwrap()), AMQPValue::LongLongInt),
         Value::String(text) => AMQPValue::LongString(text.as_str().into()),
         Value::Array(values) => {
             AMQPValue::FieldArray(FieldArray::from(values.iter().map(field).collect::<Vec<_>>()))

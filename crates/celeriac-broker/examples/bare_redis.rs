@@ -101,9 +101,7 @@ fn record(tags: &[&[u8]], messages: &[Vec<u8>], together: bool) -> Pipeline {
     let mut pipeline = redis::pipe();
     if together {
         pipeline.zadd_multiple(INDEX, &tags.iter().map(|tag| (now, *tag)).collect::<Vec<_>>()).ignore();
-        pipeline
-            .hset_multiple(UNACKED, &tags.iter().zip(messages).collect::<Vec<_>>())
-            .ignore();
+        pipeline.hset_multiple(UNACKED, &tags.iter().zip(messages).collect::<Vec<_>>()).ignore();
         return pipeline;
     }
     for (tag, message) in tags.iter().zip(messages) {
