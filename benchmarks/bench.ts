@@ -97,7 +97,7 @@ function lineOf(name: string, { unit }: Measurement, { round, sample, error, loa
   const found = sample === undefined ? `FAILED: ${error}` : `${number(sample.value)} ${UNITS[unit].text}`
   const main = sample?.figures?.mainThread
   const thread = main === undefined || main === null ? '' : `  main thread ${number(main)} µs`
-  const others = load === null ? '' : `  others ${load.during.toFixed(2)}`
+  const others = load === null ? '' : `  others ${(load.during + load.stolen).toFixed(2)}`
   return `round ${round}  ${name.padEnd(28)}${found.padStart(16)}${thread}${others}  (${took.toFixed(1)} s)`
 }
 
