@@ -46,17 +46,17 @@ async fn main() {
     let publication = Publication::of(&Template::read(path).message(0));
     let publishing = mode == "publish";
 
-    let began = Instant::now();
+    let mut began = Instant::now();
     publication.publish(&channel, count, if publishing { window } else { LOADING }).await;
-    let published = began.elapsed();
+    let publishing_took = began.elapsed();
     let consumer = connection.create_channel().await.unwrap();
     let prefetch = if publishing { CHECKING } else { u16::try_from(window).unwrap() };
-    let began = Instant::now();
+    began = Instant::now();
     let seen = consume(&consumer, count, prefetch).await;
-    let consumed = began.elapsed();
+    let consuming_took = began.elapsed();
 
     seen.check();
-    let seconds = if publishing { published } else { consumed }.as_secs_f64();
+    let seconds = if publishing { publishing_took } else { consuming_took }.as_secs_f64();
     let left = channel.queue_delete(QUEUE.into(), QueueDeleteOptions::default()).await.unwrap();
     assert!(left == 0, "{left} are left");
     println!("{}", serde_json::json!({ "seconds": seconds }));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// A real message as it lies in a list of Redis.
-pub struct Template {
+pub(crate) struct Template {
     text: String,
     id: String,
     tag: String,
@@ -13,7 +13,7 @@ pub struct Template {
 const ID_LENGTH: usize = 36;
 
 /// The id of a message.
-pub fn id_of(number: usize) -> String {
+pub(crate) fn id_of(number: usize) -> String {
     format!("{number:08x}-0000-4000-8000-000000000001")
 }
 
@@ -22,13 +22,13 @@ fn tag_of(number: usize) -> String {
 }
 
 /// The number that an id or a tag says.
-pub fn number_of(id: &[u8]) -> Option<usize> {
+pub(crate) fn number_of(id: &[u8]) -> Option<usize> {
     usize::from_str_radix(std::str::from_utf8(id.get(..8)?).ok()?, 16).ok()
 }
 
 impl Template {
     /// Reads one from a file.
-    pub fn read(path: &str) -> Self {
+    pub(crate) fn read(path: &str) -> Self {
         let text = std::fs::read_to_string(path).unwrap();
         let message: Value = serde_json::from_str(&text).unwrap();
         let part = |value: &Value| value.as_str().unwrap().to_owned();
@@ -39,13 +39,13 @@ impl Template {
     }
 
     /// The message with this number.
-    pub fn message(&self, number: usize) -> String {
+    pub(crate) fn message(&self, number: usize) -> String {
         self.text.replace(&self.id, &id_of(number)).replace(&self.tag, &tag_of(number))
     }
 
     /// Where in a message its task id and its delivery tag are; the same in all.
     #[allow(dead_code)] // One program looks for them.
-    pub fn places(&self) -> [std::ops::Range<usize>; 2] {
+    pub(crate) fn places(&self) -> [std::ops::Range<usize>; 2] {
         [&self.id, &self.tag].map(|part| {
             let begin = self.text.find(part.as_str()).unwrap();
             begin..begin + ID_LENGTH
@@ -54,22 +54,22 @@ impl Template {
 }
 
 /// Which of the numbers came, and that none came twice.
-pub struct Seen(Vec<bool>);
+pub(crate) struct Seen(Vec<bool>);
 
 impl Seen {
     /// Numbers from 0 to below `count`.
-    pub fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         Self(vec![false; count])
     }
 
     /// Notes one.
-    pub fn note(&mut self, number: usize) {
+    pub(crate) fn note(&mut self, number: usize) {
         let seen = self.0.get_mut(number).unwrap_or_else(|| panic!("{number} was not sent"));
         assert!(!std::mem::replace(seen, true), "{number} came twice");
     }
 
     /// Fails unless all came.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let missing = self.0.iter().filter(|seen| !**seen).count();
         assert!(missing == 0, "{missing} did not come");
     }
