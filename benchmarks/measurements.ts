@@ -116,7 +116,7 @@ export function measurements(text: string): readonly Measurement[] {
         celeriac((bench) => produceOurs({ count: SENT.many, inFlight: IN_FLIGHT }, bench)),
         {
           name: 'redis-benchmark',
-          label: 'redis-benchmark, LPUSH of the same bytes, pipeline 128',
+          label: 'redis-benchmark, LPUSH, pipeline 128',
           run: (bench) => produceRedisBenchmark({ count: SENT.raw, pipeline: PIPELINE, text }, bench),
         },
         {

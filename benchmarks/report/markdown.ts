@@ -3,6 +3,7 @@
 import { FIGURES, type Figure, UNITS } from '../support/contender.ts'
 import type { Machine } from '../support/machine.ts'
 import type { Rates } from '../support/rates.ts'
+import { PYTHON_POOLS } from '../support/programs.ts'
 import { type Cell, summaryOf, type Verdict } from '../support/results.ts'
 import { TARGETS } from '../targets.ts'
 
@@ -96,9 +97,40 @@ function groups(cells: readonly Cell[]): [title: string, cells: Cell[]][] {
 export function provenance({ machine, command, rounds, minutes, date }: Report): string {
   const versions = Object.entries(machine.versions).map(([name, version]) => `${name} ${version}`)
   return (
-    `\`${command}\` on ${date}: ${rounds} rounds in ${minutes} minutes on ${machine.processors} processors ` +
+    `\`${command}\` on ${date}: ${rounds} ${rounds === 1 ? 'round' : 'rounds'} in ${minutes} minutes on ${machine.processors} processors ` +
     `(${machine.model}), ${machine.memoryGiB} GiB, ${machine.system}; ${versions.join(', ')}.`
   )
+}
+
+const PYTHON: ReadonlySet<string> = new Set(['python', ...PYTHON_POOLS])
+
+/** A row for each measurement; of Python's pools the best. */
+function overview({ cells }: Report): string {
+  const rows = groups(cells).map(([title, contenders]) => {
+    const unit = UNITS[contenders[0]?.unit ?? 'rate']
+    const better = (a: Cell, b: Cell): number => {
+      const [first, second] = [summaryOf(a)?.median ?? Number.NaN, summaryOf(b)?.median ?? Number.NaN]
+      return unit.betterIs === 'more' ? second - first : first - second
+    }
+    const value = (cell: Cell | undefined): string => {
+      const found = cell === undefined ? null : summaryOf(cell)
+      return found === null ? '' : number(found.median)
+    }
+    const named = (name: string): Cell | undefined => contenders.find(({ contender }) => contender === name)
+    const [python] = contenders.filter(({ contender }) => PYTHON.has(contender)).toSorted(better)
+    const bare = contenders.filter(
+      ({ contender }) => contender !== 'celeriac' && contender !== 'bullmq' && !PYTHON.has(contender),
+    )
+    const which = python === undefined || python.contender === 'python' ? '' : ` (${python.contender})`
+    return [
+      `${title}, ${unit.text}`,
+      value(named('celeriac')),
+      value(python) + which,
+      value(named('bullmq')),
+      bare.map((cell) => `${value(cell)} (${cell.contender})`).join(', '),
+    ]
+  })
+  return table(['median', 'celeriac', 'Python Celery', 'BullMQ', 'no task queue'], rows)
 }
 
 /** Between the markers of the README; `folder` is where the plots are, from there. */
@@ -106,6 +138,7 @@ export function readmeSection(report: Report, folder: string, plots: readonly Pl
   const images = plots.map(({ file, title }) => `![${title}](${folder}/${file})`)
   return [
     provenance(report),
+    overview(report),
     targetsTable(report),
     images.join('\n\n'),
     `Every figure: [${folder}/bench.md](${folder}/bench.md). How it is measured: [benchmarks/README.md](benchmarks/README.md).`,
