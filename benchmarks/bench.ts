@@ -44,7 +44,9 @@ const { values: options } = parseArgs({
   },
 })
 const rounds = Number(options.rounds ?? (options.quick ? 1 : 3))
-if (!Number.isInteger(rounds) || rounds < 1) throw new Error(`--rounds takes a number, not ${options.rounds}`)
+
+/** The message says what is wrong with the options. */
+class UsageError extends Error {}
 
 /** What `--only` leaves. */
 function chosen(all: readonly Measurement[]): Measurement[] {
@@ -160,6 +162,10 @@ async function main(): Promise<void> {
     for (const name of cellsOf(measurements('')).keys()) console.log(name)
     return
   }
+  if (!Number.isInteger(rounds) || rounds < 1)
+    throw new UsageError(`--rounds takes a number, not ${options.rounds}`)
+  if (chosen(measurements('')).length === 0)
+    throw new UsageError(`nothing begins with ${options.only.join(' or ')}; --list says what there is`)
   const began = performance.now()
   const redis = await startRedis()
   let rabbit: Promise<RabbitServer> | undefined
@@ -176,7 +182,6 @@ async function main(): Promise<void> {
   writeFileSync(bench.message, text)
 
   const all = chosen(measurements(text))
-  if (all.length === 0) throw new Error(`nothing is called ${options.only.join(' or ')}; see --list`)
   // Its start would burden what is measured meanwhile.
   if (all.some(({ name }) => name.startsWith('rabbit'))) await servers.rabbitmq()
   const cells = await measureAll(all, bench)
@@ -212,4 +217,9 @@ async function main(): Promise<void> {
 }
 
 process.once('SIGINT', () => process.exit(130)).once('SIGTERM', () => process.exit(143))
-await main()
+try {
+  await main()
+} catch (error) {
+  console.error(error instanceof UsageError ? error.message : error)
+  process.exit(1)
+}
