@@ -18,6 +18,7 @@ import { startRedis, temporaryFolder } from '../__test__/support/servers.ts'
 import { measurements } from './measurements.ts'
 import { completeReport, number, readmeSection, type Report } from './report/markdown.ts'
 import { drawPlots } from './report/plots.ts'
+import { waitingSection } from './report/waiting.ts'
 import { type Bench, type Contender, type Measurement, UNITS } from './support/contender.ts'
 import { withLoad } from './support/load.ts'
 import { describeMachine } from './support/machine.ts'
@@ -139,7 +140,10 @@ async function write(report: Report, isComplete: boolean): Promise<void> {
   mkdirSync(folder, { recursive: true })
   writeFileSync(join(folder, 'bench.json'), `${JSON.stringify(report, undefined, 1)}\n`)
   const plots = drawPlots(report.cells, folder)
-  writeFileSync(join(folder, 'bench.md'), await formatted(completeReport(report, plots)))
+  writeFileSync(
+    join(folder, 'bench.md'),
+    await formatted(completeReport(report, plots, [waitingSection(results)])),
+  )
   const section = readmeSection(report, 'benchmarks/results', plots)
   if (!isComplete) {
     writeFileSync(join(folder, 'readme-section.md'), await formatted(section))

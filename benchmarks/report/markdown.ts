@@ -30,7 +30,8 @@ function spread({ median, min, max, rounds }: Rates): string {
   return rounds.length === 1 ? number(median) : `${number(median)} (${number(min)}–${number(max)})`
 }
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+/** A table in Markdown. */
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`
   return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n')
 }
@@ -150,7 +151,8 @@ export interface Plot {
   title: string
 }
 
-export function completeReport(report: Report, plots: readonly Plot[]): string {
+/** Every figure; `more` are sections from elsewhere. */
+export function completeReport(report: Report, plots: readonly Plot[], more: readonly string[]): string {
   const sections = groups(report.cells).map(([title, cells]) => `## ${title}\n\n${figuresTable(cells, true)}`)
   return [
     '# What `npm run bench` found',
@@ -161,6 +163,7 @@ export function completeReport(report: Report, plots: readonly Plot[]): string {
     targetsTable(report),
     plots.map(({ file, title }) => `![${title}](${file})`).join('\n\n'),
     ...sections,
+    ...more,
     '',
   ].join('\n\n')
 }
