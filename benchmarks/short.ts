@@ -14,13 +14,12 @@ import { until } from '../__test__/support/wait.ts'
 import {
   environmentFor,
   PATIENCE,
-  secondsOf,
+  PYTHON_POOLS,
+  resultOf,
   startOurs,
   startPython,
   startWorker,
   stopWorker,
-  type WorkerKind,
-  WORKERS,
 } from './support/programs.ts'
 import { checkRan } from './support/ran.ts'
 import { describe, type Rates, summarize } from './support/rates.ts'
@@ -36,6 +35,10 @@ const TASKS = {
 }
 const IN_FLIGHT = 1000
 
+/** Ours, and the pools of Python's. */
+const WORKERS = ['celeriac', ...PYTHON_POOLS] as const
+type WorkerKind = (typeof WORKERS)[number]
+
 /** A Redis of ours alone, and a connection to ask it for numbers. */
 interface Redis {
   server: RedisServer
@@ -50,9 +53,9 @@ async function produce(side: 'celeriac' | 'python', { server, numbers }: Redis):
   const warm = count / 10
   const program =
     side === 'celeriac'
-      ? startOurs('produce.ts', [warm, count, IN_FLIGHT], env)
-      : startPython(['produce.py', String(warm), String(count)], env)
-  const seconds = await secondsOf(program)
+      ? startOurs('produce', { warm, count, 'in-flight': IN_FLIGHT }, env)
+      : startPython('produce', { warm, count }, env)
+  const { seconds } = await resultOf(program)
   await using worker = startWorker('celeriac', env)
   await until(PATIENCE, 'the end of the queue', async () => {
     return (await numbers.ask('LLEN bench')) + (await numbers.ask('HLEN unacked')) === 0
@@ -67,7 +70,7 @@ async function drain(kind: WorkerKind, { server, numbers }: Redis): Promise<numb
   await server.command('FLUSHALL')
   const env = environmentFor(server.url, server.url)
   const count = kind === 'celeriac' ? TASKS.drain : TASKS.drainInPython
-  await secondsOf(startOurs('produce.ts', [0, count, IN_FLIGHT], env))
+  await resultOf(startOurs('produce', { count, 'in-flight': IN_FLIGHT }, env))
   const before = await numbers.ask('DBSIZE')
   await using worker = startWorker(kind, env)
   // Every result is a key; the queue is none once it is empty. Other keys of a worker's come and go.
@@ -77,8 +80,8 @@ async function drain(kind: WorkerKind, { server, numbers }: Redis): Promise<numb
   })
   const end = Date.now()
   await stopWorker(worker)
-  const begin = checkRan(env.RAN, count)
-  return count / ((end - begin) / 1000)
+  const { firstAt } = checkRan(env.RAN, count)
+  return count / ((end - firstAt) / 1000)
 }
 
 /** Tasks per second, from delay() to the result, between two processes on a SQLite file. */
@@ -87,7 +90,8 @@ async function embedded(): Promise<number> {
   const env = environmentFor(`sqla+sqlite:///${file}`, `db+sqlite:///${file}`)
   await using worker = startWorker('celeriac', env)
   const warm = TASKS.embedded / 10
-  const seconds = await secondsOf(startOurs('round-trips.ts', [warm, TASKS.embedded, IN_FLIGHT], env))
+  const options = { warm, count: TASKS.embedded, 'in-flight': IN_FLIGHT }
+  const { seconds } = await resultOf(startOurs('round-trips', options, env))
   await stopWorker(worker)
   checkRan(env.RAN, warm + TASKS.embedded)
   return TASKS.embedded / seconds

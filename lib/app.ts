@@ -1,12 +1,10 @@
 import { randomUUID } from 'node:crypto'
-import { hostname } from 'node:os'
 
 import { BrokerConnection } from './broker.ts'
+import { brokerOptions } from './config/broker-options.ts'
 import { type ApplyAsyncOptions, readOptions, taskIdOf, type WireOptions } from './call-options.ts'
 import { type AnySignature, maybeSignature, Signature, type SignatureInit } from './canvas/signature.ts'
 import { type ConfigOptions, Settings } from './config/conf.ts'
-import { withSnakeCaseKeys } from './config/names.ts'
-import { resolveBroker } from './config/resolve.ts'
 import type { SettingsInput } from './config/settings.ts'
 import { Control } from './control.ts'
 import { currentTask, currentWorkerTask } from './current-task.ts'
@@ -16,7 +14,7 @@ import { rethrown } from './native.ts'
 import { MessagePreparer, type PreparedMessage } from './prepare.ts'
 import type { SignatureDict } from './request.ts'
 import { AsyncResult, type EagerResult } from './result.ts'
-import { openResultStore } from './results/registry.ts'
+import { openResultStore, resultsAreMessages } from './results/registry.ts'
 import type { ResultStore } from './results/store.ts'
 import type { Router } from './routing.ts'
 import { decodeJson } from './serialization/revive.ts'
@@ -26,7 +24,6 @@ import { type AnyTask, Task, type TaskBody } from './task.ts'
 import type { RetryMessage, TaskContext } from './task-context.ts'
 import type { AnyTaskOptions, TaskOptions } from './task-options.ts'
 import { checkTaskOptions } from './task-options-check.ts'
-import type { NativeBrokerOptions } from './native.ts'
 
 /** What an app is made with: any setting, in either spelling, and these short names. */
 export type CeleryOptions = SettingsInput & {
@@ -59,6 +56,8 @@ export class Celery {
   readonly [APP_BRAND] = true
   readonly #preparer: MessagePreparer
   #backend: ResultStore | undefined
+  /** Null once tasks can be sent; undefined before that was looked at. */
+  #listening: Promise<void> | null | undefined
   #closing: Promise<void> | undefined
   readonly #beforeClose = new Set<() => Promise<void>>()
 
@@ -70,7 +69,7 @@ export class Celery {
     this.conf = new Settings(settings as SettingsInput)
     if (broker !== undefined) this.conf.update({ brokerUrl: broker })
     if (backend !== undefined) this.conf.update({ resultBackend: backend })
-    this.broker = new BrokerConnection(() => this.#brokerOptions())
+    this.broker = new BrokerConnection(() => brokerOptions(this.conf, this.oid))
     this.deadLetters = new DeadLetters(this.broker)
     this.#preparer = new MessagePreparer(this.conf, this.broker)
     joinApps(this)
@@ -80,7 +79,7 @@ export class Celery {
   get backend(): ResultStore {
     if (this.#backend === undefined) {
       if (this.#closing !== undefined) throw new CeleriacError('ERR_CELERIAC_CLOSED', 'the app is closed')
-      this.#backend = openResultStore(this.conf)
+      this.#backend = openResultStore(this.conf, this.oid)
     }
     return this.#backend
   }
@@ -215,7 +214,7 @@ export class Celery {
       ignoreResult,
     }
     try {
-      return await this.broker.publish(message, new AsyncResult<T>(this, taskId, null, ignoreResult))
+      return await this.#publish(message, new AsyncResult<T>(this, taskId, null, ignoreResult))
     } catch (error) {
       throw rethrown(error)
     }
@@ -328,6 +327,25 @@ export class Celery {
     if (failed !== undefined) throw failed.reason
   }
 
+  #publish<T>(message: PreparedMessage, value: T): Promise<T> {
+    return this.#listening === null
+      ? this.broker.publish(message, value)
+      : this.#listenAndPublish(message, value)
+  }
+
+  /** With `rpc://` the queue that results come to is there before the first task is sent (`celery.backends.rpc`). */
+  async #listenAndPublish<T>(message: PreparedMessage, value: T): Promise<T> {
+    this.#listening ??= resultsAreMessages(this.conf) ? this.backend.connect() : Promise.resolve()
+    try {
+      await this.#listening
+    } catch (error) {
+      this.#listening = undefined
+      throw error
+    }
+    this.#listening = null
+    return this.broker.publish(message, value)
+  }
+
   async #send<T>(
     name: string,
     args: readonly unknown[],
@@ -346,7 +364,7 @@ export class Celery {
     // Before the wait for the broker: a body need not wait for what it sends.
     children?.push(result)
     try {
-      await this.broker.publish(message, result)
+      await this.#publish(message, result)
     } catch (error) {
       const index = children?.indexOf(result) ?? -1
       if (index >= 0) children?.splice(index, 1)
@@ -370,25 +388,6 @@ export class Celery {
     if (options.name) return options.name
     if (body.name !== '') return `${this.main}.${body.name}`
     throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'a task needs a name: app.task({ name: … }, …)')
-  }
-
-  #brokerOptions(): NativeBrokerOptions {
-    const { conf } = this
-    const [url] = resolveBroker(conf).write
-    return {
-      url,
-      transportOptions: encodeJson(
-        {
-          ...withSnakeCaseKeys(conf.brokerTransportOptions as Record<string, unknown>),
-          ...(conf.brokerUseSsl ? { ssl: conf.brokerUseSsl } : {}),
-        },
-        'brokerTransportOptions',
-      ),
-      connectTimeoutMs: 1000 * (conf.brokerConnectionTimeout ?? 4),
-      publishTimeoutMs: 1000 * conf.publishTimeout,
-      origin: `gen${process.pid}@${hostname()}`,
-      replyTo: this.oid,
-    }
   }
 }
 

@@ -1,6 +1,7 @@
 import { createRequire } from 'node:module'
 
 import { CeleriacError, isCeleriacErrorCode } from './errors.ts'
+import { nativeMissing } from './native-missing.ts'
 import type * as NativeModule from '#native'
 import type {
   NativeBroker,
@@ -45,12 +46,7 @@ function load(): Native {
   try {
     return createRequire(import.meta.url)('#native') as Native
   } catch (cause) {
-    throw new CeleriacError(
-      'ERR_CELERIAC_NATIVE_MISSING',
-      `celeriac has no native binary for ${process.platform}-${process.arch} here: install it again without ` +
-        `--omit=optional, or build it with \`npm run build\` in a clone`,
-      { cause },
-    )
+    throw nativeMissing(cause)
   }
 }
 

@@ -12,7 +12,7 @@ const LAYERS = [
   ['worker/', 'beat/', 'control/', 'events/'],
   ['app'],
   ['canvas/', 'results/', 'serialization/', 'config/', 'log/', 'call-options.ts', 'current-task.ts'],
-  ['native.ts'],
+  ['native.ts', 'native-missing.ts'],
   ['errors.ts'],
 ]
 

@@ -16,12 +16,14 @@ import {
   environment,
   installPackages,
   pythonWithCelery,
+  rabbitMqServer,
   redisServer,
   root,
   run,
   writeWhole,
 } from './support/environment.mjs'
 import { lint } from './lint.mjs'
+import { buildRelease } from './support/release.mjs'
 import { parseCargoTests } from './support/cargo-tests.mjs'
 
 const results = join(root, 'test-results')
@@ -124,11 +126,13 @@ async function main() {
   mkdirSync(results, { recursive: true })
   await installPackages()
   const redis = await redisServer()
+  await rabbitMqServer()
   const env = { CELERIAC_REDIS_SERVER: redis }
   Object.assign(environment, env)
   if (['interop', 'package', 'reliability'].some(wanted)) env.CELERIAC_PYTHON = await pythonWithCelery()
   if (only === undefined || only.some((name) => !['rust', 'parity'].includes(name))) await build()
-  if (wanted('reliability')) Object.assign(env, await buildTestAids())
+  if (['interop', 'reliability'].some(wanted)) Object.assign(env, await buildTestAids())
+  if (wanted('package')) env.CELERIAC_RELEASE_BINARY = await buildRelease()
   if (wanted('lint')) await timed('lint', async () => countTests(await lint()))
   if (wanted('rust')) await timed('rust', rust)
   for (const project of VITEST_PROJECTS) {

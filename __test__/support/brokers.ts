@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { Celery } from 'celeriac'
 import { afterTest } from './after-test.ts'
 import { python } from './processes.ts'
+import { startRabbitMq } from './rabbitmq.ts'
 import { type RedisServer, startRedis, temporaryFolder } from './servers.ts'
 
 /** A broker of one test alone, with nobody on it yet. */
@@ -115,13 +116,7 @@ export async function startSqliteBroker(): Promise<TestBroker> {
     url,
     backend: `db+sqlite:///${join(folder, 'results.db')}`,
     async push(queue, ...raw) {
-      const framed = raw.flatMap((message) => {
-        const bytes = Buffer.from(message as string)
-        const size = Buffer.alloc(4)
-        size.writeUInt32BE(bytes.length)
-        return [size, bytes]
-      })
-      await fed([python(), ['-I', '-S', '-c', PUSH, file, queue]], Buffer.concat(framed))
+      await fed([python(), ['-I', '-S', '-c', PUSH, file, queue]], framed(raw))
     },
     waiting: (queue) =>
       ask(
@@ -139,6 +134,32 @@ export async function startSqliteBroker(): Promise<TestBroker> {
         ),
       ),
     stop: async () => {},
+  }
+}
+
+/** Starts a RabbitMQ as a broker, and a redis-server for the results. */
+export async function startRabbitMqBroker(): Promise<TestBroker> {
+  const [server, results] = await Promise.all([startRabbitMq(), startRedis()])
+  const stop = async (): Promise<void> => {
+    await Promise.all([server.stop(), results.stop()])
+  }
+  afterTest(stop)
+  const waiting = async (queue: string): Promise<number> => (await server.queues()).get(queue)?.ready ?? 0
+  return {
+    name: 'RabbitMQ',
+    url: server.url,
+    backend: `${results.url}/1`,
+    async push(queue, ...raw) {
+      await fed([python(), ['-c', PUBLISH, server.url, queue]], framed(raw))
+    },
+    waiting,
+    async held() {
+      const counts = [...(await server.queues()).values()]
+      return counts.reduce((sum, { unacknowledged }) => sum + unacknowledged, 0)
+    },
+    kill: () => server.kill(),
+    start: () => server.start(),
+    stop,
   }
 }
 
@@ -168,6 +189,18 @@ function redisCommand(...parts: (string | Buffer)[]): Buffer {
   const bytes = parts.map((part) => Buffer.from(part as string))
   const framed = bytes.flatMap((part) => [Buffer.from(`$${part.length}\r\n`), part, Buffer.from('\r\n')])
   return Buffer.concat([Buffer.from(`*${parts.length}\r\n`), ...framed])
+}
+
+/** Each message with its length before it. */
+function framed(messages: readonly (string | Buffer)[]): Buffer {
+  return Buffer.concat(
+    messages.flatMap((message) => {
+      const bytes = Buffer.from(message as string)
+      const size = Buffer.alloc(4)
+      size.writeUInt32BE(bytes.length)
+      return [size, bytes]
+    }),
+  )
 }
 
 /** Runs a command with this input; what it printed. */
@@ -211,3 +244,32 @@ with sqlite3.connect(sys.argv[1], timeout=60) as db:
     while size := read(4):
         db.execute('INSERT INTO kombu_message (visible, payload, version, queue_id) VALUES (1, CAST(? AS TEXT), 1, ?)',
                    (read(int.from_bytes(size, 'big')), queue))`
+
+/**
+ * What a producer of another kind would put into a queue of RabbitMQ: an envelope of kombu's virtual transports is unwrapped, as AMQP
+ * has its own; anything else is a body that says it is JSON.
+ */
+const PUBLISH = `
+import base64, json, sys
+from kombu import Connection, Queue
+read = sys.stdin.buffer.read
+with Connection(sys.argv[1]) as connection:
+    channel = connection.channel()
+    name = sys.argv[2]
+    Queue(name, exchange=name, routing_key=name, channel=channel).declare()
+    while size := read(4):
+        raw = read(int.from_bytes(size, 'big'))
+        body, headers, properties = raw, {}, {'content_type': 'application/json', 'content_encoding': 'utf-8'}
+        try:
+            envelope = json.loads(raw)
+            given = envelope['properties']
+            body = envelope['body'].encode()
+            if given.get('body_encoding') == 'base64':
+                body = base64.b64decode(body, validate=True)
+            headers = envelope['headers']
+            properties = {k: v for k, v in given.items() if k not in ('delivery_info', 'delivery_tag', 'body_encoding')}
+            properties.update(content_type=envelope['content-type'], content_encoding=envelope['content-encoding'])
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+            body, headers, properties = raw, {}, {'content_type': 'application/json', 'content_encoding': 'utf-8'}
+        message = channel.prepare_message(body, headers=headers, properties={k: v for k, v in properties.items() if v is not None})
+        channel.basic_publish(message, exchange='', routing_key=name)`

@@ -21,15 +21,18 @@ export interface MeetingOptions {
   remoteControl?: boolean
   /** Which of the messages with the priorities 0, 3, 6 and 9 is the first, where kombu knows priorities. */
   mostUrgent?: 0 | 9
+  /** Whoever knows a task's id can ask for its result, not its sender alone. Default true. */
+  sharedResults?: boolean
 }
 
 /** Registers the tests of both directions: a worker of each kind and clients of both on one broker. */
 export function callsInBothDirections(
   name: string,
   start: () => Promise<MeetingPlace>,
-  { remoteControl = true, mostUrgent }: MeetingOptions = {},
+  { remoteControl = true, mostUrgent, sharedResults = true }: MeetingOptions = {},
 ): void {
   const testOfControl = remoteControl ? test : leftOut
+  const testOfSharedResults = sharedResults ? test : leftOut
   const testOfPriorities = mostUrgent === undefined ? leftOut : test
   let place: MeetingPlace
   let both: Fleet
@@ -140,7 +143,7 @@ for priority in (6, 3, 9, 0):
       await worker.end()
     })
 
-    test('with celery call and celery result', async () => {
+    testOfSharedResults('with celery call and celery result', async () => {
       const call = await both.python.celery('call', 'node.add', '--args', '[20, 22]', '--queue', 'node')
       expect(call.code).toBe(0)
       const id = call.stdout.trim()
@@ -161,7 +164,7 @@ print(good.id, bad.id)`)
       await both.ledger.until(60, 'the callbacks', (lines) => lines.includes('3'))
     })
 
-    test('from inside a task, and Node knows parent and root', async () => {
+    testOfSharedResults('from inside a task, and Node knows parent and root', async () => {
       const result = await both.app.sendTask('py.ask_node', [], { queue: 'python' })
       const { self, child } = (await result.get({ timeout: 60 })) as { self: string; child: string }
       const request = (await both.app.AsyncResult(child).get({ timeout: 60 })) as Record<string, unknown>
@@ -246,7 +249,7 @@ print(good.id, bad.id)`)
       await worker.end('SIGKILL')
     })
 
-    test('with celeriac call and celeriac result', async () => {
+    testOfSharedResults('with celeriac call and celeriac result', async () => {
       const env = {
         CELERY_BROKER_URL: place.broker,
         CELERY_RESULT_BACKEND: place.backend,
@@ -261,7 +264,7 @@ print(good.id, bad.id)`)
       expect(result.stdout.trim()).toBe('42')
     })
 
-    test('from inside a task, and Python knows parent and root', async () => {
+    testOfSharedResults('from inside a task, and Python knows parent and root', async () => {
       const result = await both.app.sendTask('node.ask_python', [1], { queue: 'node' })
       const { self, child } = (await result.get({ timeout: 60 })) as { self: string; child: string }
       const request = await both.app.AsyncResult(child).get({ timeout: 60 })

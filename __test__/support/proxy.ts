@@ -1,11 +1,7 @@
 /** A bad network between a client and any server: see `crates/celeriac-testkit/src/tcp_proxy.rs`. */
 
-import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { createInterface } from 'node:readline'
-import { afterTest, atMostOnce } from './after-test.ts'
-import { leashed, own } from './servers.ts'
-import { within } from './wait.ts'
+import { afterTest } from './after-test.ts'
+import { startAid } from './aid.ts'
 
 /** How long the proxy may take to obey, in seconds. */
 const DEADLINE = 20
@@ -34,41 +30,17 @@ export interface TcpProxy {
 
 /** Starts a proxy that leads to a port on this machine. */
 export async function startProxy(target: number): Promise<TcpProxy> {
-  const path = process.env['CELERIAC_TCP_PROXY']
-  if (path === undefined) {
-    throw new Error(
-      'CELERIAC_TCP_PROXY names no proxy; run these tests with `npm test -- --only reliability`',
-    )
-  }
-  const child = own(spawn(...leashed(path, [`127.0.0.1:${target}`]), { stdio: ['pipe', 'pipe', 'inherit'] }))
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
-  const answer = async (what: string): Promise<string> => {
-    const line = await within(DEADLINE, `an answer of the proxy to ${what}`, lines.next())
-    if (line.done === true) throw new Error(`the proxy ended at ${what}`)
-    return line.value
-  }
-  const port = Number(await answer('its start'))
-  // One at a time, so that each has its own answer.
-  let last: Promise<unknown> = Promise.resolve()
-  const obey = (command: string): Promise<number> => {
-    const turn = last.then(async () => {
-      child.stdin.write(`${command}\n`)
-      const [outcome, number] = (await answer(command)).split(' ')
-      if (outcome !== 'ok') throw new Error(`the proxy did not obey ${command}`)
-      return Number(number ?? 0)
-    })
-    last = turn.catch(() => {})
-    return turn
+  const proxy = await startAid('CELERIAC_TCP_PROXY', [`127.0.0.1:${target}`], DEADLINE)
+  const obey = async (command: string): Promise<number> => {
+    const [outcome, number] = (await proxy.tell(command)).split(' ')
+    if (outcome !== 'ok') throw new Error(`the proxy did not obey ${command}`)
+    return Number(number ?? 0)
   }
   const set = async (command: string): Promise<void> => void (await obey(command))
-  const stop = atMostOnce(async () => {
-    const end = once(child, 'exit')
-    child.stdin.end()
-    await within(DEADLINE, 'the end of the proxy', end)
-  })
+  const { stop } = proxy
   afterTest(stop)
   return {
-    port,
+    port: Number(proxy.first),
     normal: () => set('normal'),
     refuse: () => set('refuse'),
     silence: () => set('silence'),

@@ -1,14 +1,38 @@
-import { readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** When the first task of a worker began, in milliseconds since 1970. Throws unless 0 to `count` - 1 ran once each. */
-export function checkRan(folder: string, count: number): number {
+/** What the processes of a worker wrote about themselves. */
+export interface Ran {
+  /** When the body of the first task began, in milliseconds since 1970. */
+  firstAt: number
+  /** When the body of the last task began. */
+  lastAt: number
+  /** Microseconds of processor time that the main thread had from the first task to the last, where that is known. */
+  mainThread: number | null
+  /** When each body began, in order, where the workers say it. */
+  began: number[]
+}
+
+/** One process. */
+type Worker = Omit<Ran, 'began'> & { ran: number[]; began?: number[] }
+
+/** Whether the workers that write to this folder have begun so many tasks. */
+export function hasRun(folder: string, count: number): boolean {
+  const progress = statSync(join(folder, 'progress'), { throwIfNoEntry: false })
+  return existsSync(join(folder, 'done')) || (progress !== undefined && progress.size >= count)
+}
+
+/** Throws unless the tasks from 0 to `count` - 1 ran once each. */
+export function checkRan(folder: string, count: number): Ran {
   const times = new Uint8Array(count)
-  let firstAt = Number.POSITIVE_INFINITY
+  const found: Ran = { firstAt: Number.POSITIVE_INFINITY, lastAt: 0, mainThread: null, began: [] }
   let strange = 0
-  for (const name of readdirSync(folder)) {
-    const worker = JSON.parse(readFileSync(join(folder, name), 'utf8')) as { firstAt: number; ran: number[] }
-    firstAt = Math.min(firstAt, worker.firstAt)
+  for (const name of readdirSync(folder).filter((each) => each.endsWith('.json'))) {
+    const worker = JSON.parse(readFileSync(join(folder, name), 'utf8')) as Worker
+    found.firstAt = Math.min(found.firstAt, worker.firstAt)
+    found.lastAt = Math.max(found.lastAt, worker.lastAt)
+    if (worker.mainThread !== null) found.mainThread = (found.mainThread ?? 0) + worker.mainThread
+    found.began.push(...(worker.began ?? []))
     for (const number of worker.ran) {
       if (number in times) times[number]! += 1
       else strange += 1
@@ -21,5 +45,6 @@ export function checkRan(folder: string, count: number): number {
       `of ${count} tasks ${missing} did not run, ${repeated} ran more than once, ${strange} were not sent`,
     )
   }
-  return firstAt
+  found.began.sort((a, b) => a - b)
+  return found
 }

@@ -4,7 +4,7 @@ import type { SettingName } from './settings.ts'
 const BEAT = 'beat is not built yet'
 const EVENTS = 'events are not built yet'
 const PROCESSES = 'the pools of processes and threads are not built yet'
-const RABBITMQ = 'it is for RabbitMQ, whose transport is not built yet'
+const DELAYED = 'messages with a far ETA are held by workers; native delayed delivery is not built yet'
 const REMOTE_CONTROL = 'remote control has no more than revoke and shutdown yet'
 const SECURITY = 'signed messages are not built yet'
 const STORES = 'its result backend is not built yet'
@@ -38,12 +38,9 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   beatUmask: BEAT,
   beatExecutable: BEAT,
 
-  brokerChannelErrorRetry: RABBITMQ,
-  brokerFailoverStrategy: 'only the first of several brokers is used yet',
-  brokerHeartbeat: RABBITMQ,
-  brokerHeartbeatCheckrate: RABBITMQ,
-  brokerLoginMethod: RABBITMQ,
-  brokerNativeDelayedDeliveryQueueType: RABBITMQ,
+  brokerChannelErrorRetry: 'a lost channel is always opened again',
+  brokerHeartbeatCheckrate: 'the core beats twice in the interval that it agreed on',
+  brokerNativeDelayedDeliveryQueueType: DELAYED,
   brokerPoolLimit: CORE,
   brokerPoolAcquireTimeout: CORE,
 
@@ -78,9 +75,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   taskCompression: COMPRESSION,
   resultCompression: COMPRESSION,
   taskProtocol: 'messages are sent in version 2 only; both are read',
-  taskCreateMissingQueueType: RABBITMQ,
-  taskDefaultQueueType: RABBITMQ,
-  taskQueueMaxPriority: RABBITMQ,
   taskDefaultRateLimit: RATE_LIMITS,
   resultAcceptContent: 'results are read as JSON only yet',
   taskSerializer: 'messages are sent as JSON only yet',
@@ -113,7 +107,7 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   workerEnablePrefetchCountReduction: 'what was running keeps its claim over a reconnect',
   workerDisablePrefetch: 'set workerPrefetchMultiplier to 1 and taskAcksLate for a similar effect',
   workerStateDb: 'revoked ids are not kept over restarts yet',
-  workerDetectQuorumQueues: RABBITMQ,
+  workerDetectQuorumQueues: DELAYED,
   workerLogfile: DAEMON,
   workerPidfile: DAEMON,
   workerUid: DAEMON,
@@ -124,7 +118,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   resultCacheMax: 'clients remember no results',
   resultExchange: STORES,
   resultExchangeType: STORES,
-  resultPersistent: STORES,
   resultSerializer: 'results are stored as JSON only yet',
   resultChordExpires: CHORDS,
   resultChordRetryInterval: CHORDS,

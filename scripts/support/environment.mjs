@@ -105,7 +105,7 @@ export async function must(what, command, args, options) {
  * Runs `work` while no other process, in whatever clone, holds the lock `name`. The lock is the kernel's, so it ends
  * with its holder.
  */
-async function withLock(name, work) {
+export async function withLock(name, work) {
   if (which('flock') === undefined) return work()
   mkdirSync(cache, { recursive: true })
   // It waits for the end of its input, which comes when we close it, or die.
@@ -163,7 +163,7 @@ function hasPackages() {
 }
 
 /** Fails unless the Rust that Cargo.toml asks for is there. */
-async function checkRust() {
+export async function checkRust() {
   const wanted = /rust-version = "([\d.]+)"/.exec(readFileSync(join(root, 'Cargo.toml'), 'utf8'))[1]
   const isThere = which('cargo') !== undefined && which('rustc') !== undefined
   const { output } = isThere ? await run('rustc', ['--version'], { show: false }) : { output: '' }
@@ -183,6 +183,11 @@ export async function build(profile = 'optimized') {
   // Clones share the folder that cargo writes the library to, and napi copies it from there.
   const command = ['run', '--silent', 'build:native', '--', '--profile', profile]
   await withLock('build', () => must('Building the native core', 'npm', command, { show: false }))
+  await buildTypeScript()
+}
+
+/** Builds dist/ anew. */
+export async function buildTypeScript() {
   console.log('Building the TypeScript …')
   rmSync(join(root, 'dist'), { recursive: true, force: true })
   await must('Building the TypeScript', 'npm', ['run', '--silent', 'build:ts'])
@@ -193,14 +198,14 @@ export async function build(profile = 'optimized') {
  * find it: the native core with its fault points, and the proxy.
  */
 export async function buildTestAids() {
-  console.log('Building the native core with fault points, and the proxy …')
+  console.log('Building the native core with fault points, and the programs that tests use …')
   const target = environment.CARGO_TARGET_DIR
   const binary = join(target, 'celeriac-fault-points.node')
   await withLock('build', async () => {
     const binding = ['build', '-p', 'celeriac-node', '--features', 'fault-points']
     await must('Building the native core with fault points', 'cargo', binding, { show: false })
-    const proxy = ['build', '-p', 'celeriac-testkit', '--bin', 'tcp-proxy']
-    await must('Building the proxy', 'cargo', proxy, { show: false })
+    const programs = ['build', '-p', 'celeriac-testkit', '--bins']
+    await must('Building the programs that tests use', 'cargo', programs, { show: false })
     // Under a name of its own, which no other build writes to.
     const [prefix, suffix] = { darwin: ['lib', 'dylib'], win32: ['', 'dll'] }[process.platform] ?? [
       'lib',
@@ -213,22 +218,27 @@ export async function buildTestAids() {
   return {
     CELERIAC_FAULT_POINT_BINARY: binary,
     CELERIAC_TCP_PROXY: join(target, 'debug', `tcp-proxy${extension}`),
+    CELERIAC_RABBITMQ: join(target, 'debug', `rabbitmq${extension}`),
   }
 }
 
 /** A Python with the real Celery, for the interop tests; the path of its interpreter. */
-export async function pythonWithCelery() {
-  const requirements = ['celery[redis,sqlalchemy]==5.7.0', 'kombu==5.7.0']
+export function pythonWithCelery() {
+  return pythonEnvironment('python', 'Celery 5.7.0', ['celery[redis,sqlalchemy]==5.7.0', 'kombu==5.7.0'])
+}
+
+/** A Python environment of our own in the cache, with these requirements; the path of its interpreter. */
+export async function pythonEnvironment(name, what, requirements) {
   const python = which('python3')
   if (python === undefined)
     throw new Problem('python3 is missing. Install it with: apt-get install -y python3 python3-venv')
   const version = (await must('Asking Python for its version', python, ['-V'], { show: false })).trim()
-  const folder = join(cache, `python-${digest(version, ...requirements)}`)
+  const folder = join(cache, `${name}-${digest(version, ...requirements)}`)
   const interpreter = join(folder, 'bin', 'python')
   if (existsSync(join(folder, '.complete'))) return interpreter
-  await withLock('python', async () => {
+  await withLock(name, async () => {
     if (existsSync(join(folder, '.complete'))) return
-    console.log('Installing Python Celery 5.7.0 …')
+    console.log(`Installing ${what} …`)
     const venv = ['-m', 'venv', '--clear', folder]
     const made = await run(python, venv, { show: false })
     if (made.code !== 0) {
@@ -236,7 +246,7 @@ export async function pythonWithCelery() {
       await must('Making a Python environment', python, venv, { show: false })
     }
     const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...requirements]
-    await must('Installing Celery', interpreter, pip, { show: false })
+    await must(`Installing ${what}`, interpreter, pip, { show: false })
     writeFileSync(join(folder, '.complete'), requirements.join('\n'))
   })
   return interpreter
@@ -250,10 +260,17 @@ export async function redisServer() {
   return which('redis-server')
 }
 
+/** Sees to it that RabbitMQ can be started; installed by apt where that may be done. */
+export async function rabbitMqServer() {
+  if (which('rabbitmq-server') === undefined) {
+    await aptInstall('rabbitmq-server', 'rabbitmq-server is missing.')
+  }
+}
+
 const SERVICES_POLICY = '/usr/sbin/policy-rc.d'
 
 /** Installs a Debian package without starting its service; where that may not be done, names the command. */
-async function aptInstall(name, problem) {
+export async function aptInstall(name, problem) {
   if (which('apt-get') === undefined || process.getuid?.() !== 0) {
     throw new Problem(`${problem} Install it with: sudo apt-get install -y ${name}`)
   }

@@ -24,7 +24,7 @@ macro_rules! fault_point {
     ($name:literal) => {};
 }
 
-/// Every fault point, in the order of a delivery's life. Those that begin with `redis.` or `sqlite.` belong to that
+/// Every fault point, in the order of a delivery's life. Those that begin with `redis.`, `sqlite.` or `amqp.` belong to that
 /// transport, the others to every worker.
 #[cfg(feature = "fault-points")]
 pub const NAMES: &[&str] = &[
@@ -38,9 +38,13 @@ pub const NAMES: &[&str] = &[
     "sqlite.claim.before",
     "sqlite.claim.written",
     "sqlite.claim.after",
+    // Pushed, and given to the worker.
+    "amqp.receive.after",
     // What cannot be read: claimed, not yet in the dead list; and there.
     "redis.bury.before",
     "redis.bury.after",
+    "amqp.bury.before",
+    "amqp.bury.after",
     // Claimed, and known to the worker.
     "receive.after",
     // An acknowledgement before the body.
@@ -63,6 +67,14 @@ pub const NAMES: &[&str] = &[
     // The outcome in one step, or what is left of it.
     "settle.before",
     "sqlite.settle.written",
+    // Sent to the broker, and confirmed; the begin of a body counted.
+    "amqp.publish.before",
+    "amqp.publish.after",
+    "amqp.begin.before",
+    "amqp.begin.after",
+    // What it sends is confirmed, its acknowledgement is not written; and it is.
+    "amqp.ack.before",
+    "amqp.ack.after",
     "settle.after",
     // What others left.
     "redis.restore.before",
@@ -71,6 +83,9 @@ pub const NAMES: &[&str] = &[
     "sqlite.restore.before",
     "sqlite.restore.written",
     "sqlite.restore.after",
+    // From the dead list back to a queue.
+    "amqp.replay.before",
+    "amqp.replay.after",
 ];
 
 #[cfg(feature = "fault-points")]

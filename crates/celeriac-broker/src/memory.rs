@@ -317,7 +317,7 @@ impl MemoryTransport {
 #[async_trait]
 impl Transport for MemoryTransport {
     fn features(&self) -> Features {
-        Features { priority: true, fanout: true, interoperable: false }
+        Features { priority: true, fanout: true, interoperable: false, amqp: false }
     }
 
     fn url(&self) -> &str {

@@ -6,7 +6,17 @@ use std::time::Duration;
 use celeriac_error::{Error, Result};
 
 use crate::transport::Transport;
-use crate::{memory, redis, sqlite, url};
+use crate::{amqp, memory, redis, sqlite, url};
+
+/// In which order several servers are tried (`broker_failover_strategy`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailoverStrategy {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// By chance, after the first.
+    Shuffle,
+}
 
 /// What a transport is opened with, beside its URL.
 #[derive(Clone, Debug)]
@@ -15,19 +25,32 @@ pub struct TransportOptions {
     pub options: serde_json::Map<String, serde_json::Value>,
     /// `broker_connection_timeout`.
     pub connect_timeout: Duration,
+    /// Further URLs of the same broker, of schemes of the same transport. Only AMQP has them.
+    pub alternates: Vec<String>,
+    /// In which order they are tried.
+    pub failover_strategy: FailoverStrategy,
 }
 
 impl Default for TransportOptions {
     fn default() -> Self {
-        Self { options: serde_json::Map::new(), connect_timeout: Duration::from_secs(4) }
+        Self {
+            options: serde_json::Map::new(),
+            connect_timeout: Duration::from_secs(4),
+            alternates: Vec::new(),
+            failover_strategy: FailoverStrategy::RoundRobin,
+        }
     }
 }
 
 type Open = fn(&str, TransportOptions) -> Result<Arc<dyn Transport>>;
 
 /// A new transport adds its line.
-static TRANSPORTS: &[(&[&str], Open)] =
-    &[(memory::SCHEMES, memory::open), (redis::SCHEMES, redis::open), (sqlite::SCHEMES, sqlite::open)];
+static TRANSPORTS: &[(&[&str], Open)] = &[
+    (amqp::SCHEMES, amqp::open),
+    (memory::SCHEMES, memory::open),
+    (redis::SCHEMES, redis::open),
+    (sqlite::SCHEMES, sqlite::open),
+];
 
 /// Opens the transport that the scheme of `url` names. Nothing is connected yet.
 ///

@@ -159,14 +159,20 @@ pub enum Settled {
 }
 
 /// What a transport can do beyond carrying messages to queues.
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Features {
-    /// Messages of a higher priority are handed out first.
+    /// More urgent messages are handed out first.
     pub priority: bool,
     /// [`Transport::subscribe`] works between processes, so remote control does.
     pub fanout: bool,
     /// Python Celery can be on the other side.
     pub interoperable: bool,
+    /// The broker speaks AMQP itself. Then higher numbers are more urgent, not lower ones, and only in queues that were
+    /// declared with `x-max-priority`; headers are tables of typed values, not text, without NaN and integers beyond 64 bits; a
+    /// message that was handed out once says so when it comes back, whatever it is settled with; and what a consumer
+    /// has been sent, up to its prefetch, comes before what is put back.
+    pub amqp: bool,
 }
 
 /// The shortest lease: below, a renewal could come too late on a busy machine.

@@ -126,7 +126,7 @@ impl NativeResults {
             if meta.date_done.is_none() && result_meta::is_ready(&meta.status) {
                 meta.date_done = Some(time::format_timestamp(jiff::Timestamp::now()));
             }
-            let request = StoreRequest { meta, expires: expires_ms.map(duration) };
+            let request = StoreRequest { meta, expires: expires_ms.map(duration), ..StoreRequest::default() };
             store.store(&[request]).await.into_iter().collect()
         })
     }

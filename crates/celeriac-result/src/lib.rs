@@ -3,6 +3,7 @@
 pub mod memory;
 pub mod redis;
 pub mod registry;
+mod rpc;
 pub mod sqlite;
 pub mod store;
 mod waiters;

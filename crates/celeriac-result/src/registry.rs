@@ -7,7 +7,7 @@ use celeriac_broker::url;
 use celeriac_error::{Error, Result};
 
 use crate::store::ResultStore;
-use crate::{memory, redis, sqlite};
+use crate::{memory, redis, rpc, sqlite};
 
 /// What a result store is opened with, beside its URL.
 #[derive(Clone, Debug)]
@@ -27,8 +27,12 @@ impl Default for StoreOptions {
 type Open = fn(&str, &StoreOptions) -> Result<Arc<dyn ResultStore>>;
 
 /// A new store adds its line.
-static STORES: &[(&[&str], Open)] =
-    &[(memory::SCHEMES, memory::open), (redis::SCHEMES, redis::open), (sqlite::SCHEMES, sqlite::open)];
+static STORES: &[(&[&str], Open)] = &[
+    (memory::SCHEMES, memory::open),
+    (redis::SCHEMES, redis::open),
+    (rpc::SCHEMES, rpc::open),
+    (sqlite::SCHEMES, sqlite::open),
+];
 
 /// Opens the result store that the scheme of `url` names. Nothing is connected yet.
 ///

@@ -8,12 +8,16 @@ use celeriac_error::Result;
 use celeriac_protocol::TaskMeta;
 
 /// One document to be stored.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct StoreRequest {
     /// What is stored under `meta.task_id`.
     pub meta: TaskMeta,
     /// How long it is kept (`result_expires`); `None` is for ever.
     pub expires: Option<Duration>,
+    /// The queue that whoever sent the task listens to. Only `rpc://` needs it.
+    pub reply_to: Option<String>,
+    /// By which that one knows the task; the task's id unless given. Only `rpc://` needs it.
+    pub correlation_id: Option<String>,
 }
 
 /// Keeps what is known of tasks, by task id. Cheap to share; every method may be called from any thread.

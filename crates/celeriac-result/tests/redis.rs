@@ -107,7 +107,7 @@ async fn a_document_is_kept_and_published_as_celery_does() {
     let mut listening = client.get_async_pubsub().await.unwrap();
     listening.subscribe(key("kept")).await.unwrap();
     listening.subscribe(key("for-ever")).await.unwrap();
-    let kept = StoreRequest { meta: success("kept", "5"), expires: Some(Duration::from_secs(86_400)) };
+    let kept = StoreRequest { expires: Some(Duration::from_secs(86_400)), ..request(success("kept", "5")) };
     let for_ever = request(success("for-ever", "6"));
     store_all(&*store, vec![kept.clone(), for_ever.clone()]).await;
 
@@ -157,7 +157,7 @@ async fn the_global_key_prefix_is_on_keys_and_channels() {
 async fn the_database_is_that_of_the_url_and_settling_elsewhere_names_it() {
     let place = Redis::start().await;
     let store = celeriac_result::open(&place.0.url_of(3), StoreOptions::default()).unwrap();
-    let asked = StoreRequest { meta: success("id", "1"), expires: Some(Duration::from_secs(9)) };
+    let asked = StoreRequest { expires: Some(Duration::from_secs(9)), ..request(success("id", "1")) };
     store_all(&*store, vec![asked.clone()]).await;
     assert_eq!(place.query::<usize>(&["DBSIZE"]).await, 0);
     assert!(place.query::<String>(&["INFO", "keyspace"]).await.contains("db3:keys=1"));

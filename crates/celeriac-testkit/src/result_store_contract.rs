@@ -158,7 +158,7 @@ pub fn meta(task_id: &str, status: &str, result_json: &str) -> TaskMeta {
 
 /// The request to keep a document for ever.
 pub fn request(meta: TaskMeta) -> StoreRequest {
-    StoreRequest { meta, expires: None }
+    StoreRequest { meta, ..StoreRequest::default() }
 }
 
 /// Stores documents of which none may fail.

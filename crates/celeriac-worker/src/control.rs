@@ -25,7 +25,7 @@ pub(crate) async fn run(shared: Arc<Shared>, ready: tokio::sync::oneshot::Sender
         name: format!("{name}.pidbox"),
         kind: ExchangeType::Fanout,
         durable: false,
-        auto_delete: true,
+        auto_delete: false,
     };
     let mut subscription = match shared.transport.subscribe(&exchange, &[]).await {
         Ok(subscription) => subscription,

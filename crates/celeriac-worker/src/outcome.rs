@@ -76,6 +76,8 @@ pub(crate) fn store_request(
             extended,
         },
         expires: options.result_expires,
+        reply_to: request.reply_to.clone(),
+        correlation_id: request.correlation_id.clone(),
     }
 }
 

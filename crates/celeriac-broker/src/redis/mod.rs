@@ -88,7 +88,7 @@ impl RedisTransport {
 #[async_trait]
 impl Transport for RedisTransport {
     fn features(&self) -> Features {
-        Features { priority: true, fanout: true, interoperable: true }
+        Features { priority: true, fanout: true, interoperable: true, amqp: false }
     }
 
     fn url(&self) -> &str {

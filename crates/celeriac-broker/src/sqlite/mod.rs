@@ -76,7 +76,7 @@ fn dead_number(id: &str) -> Option<i64> {
 #[async_trait]
 impl Transport for SqliteTransport {
     fn features(&self) -> Features {
-        Features { priority: true, fanout: true, interoperable: true }
+        Features { priority: true, fanout: true, interoperable: true, amqp: false }
     }
 
     fn url(&self) -> &str {

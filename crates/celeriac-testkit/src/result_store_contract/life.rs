@@ -135,6 +135,7 @@ pub async fn a_document_is_gone_when_its_time_is_over<P: Place>(place: P) {
     let keep_as = |id: &str, status: &str, expires: u64| StoreRequest {
         meta: meta(id, status, "1"),
         expires: Some(Duration::from_millis(expires)),
+        ..StoreRequest::default()
     };
     let keep = |id: &str, expires: u64| keep_as(id, "SUCCESS", expires);
     // The time of the latest document counts.

@@ -32,12 +32,12 @@ pub async fn a_requeued_message_comes_back_first(subject: &Subject) {
     let transport = subject.open();
     let queue = new_queue(&transport).await;
     publish(&transport, &[to(&queue, "first"), to(&queue, "second")]).await;
-    let consumer = consume(&transport, &[&queue]).await;
+    let consumer = consume_singly(&transport, &[&queue]).await;
     let delivery = take_one(&consumer).await;
     settle(&consumer, &delivery, Outcome::Requeue { redelivered: false }).await;
     let again = take(&consumer, 2).await;
     assert_eq!(bodies(&again), ["first", "second"]);
-    assert!(!redelivered(&again[0]), "nobody asked for the mark");
+    assert!(transport.features().amqp || !redelivered(&again[0]), "nobody asked for the mark");
     assert!(again[0].tag > delivery.tag, "a tag is never used twice");
     transport.close().await;
 }

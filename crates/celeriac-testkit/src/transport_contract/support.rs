@@ -51,6 +51,17 @@ pub(super) async fn new_queue(transport: &Arc<dyn Transport>) -> Queue {
     queue
 }
 
+/// A declared queue that tells priorities apart, where that has to be said.
+pub(super) async fn new_priority_queue(transport: &Arc<dyn Transport>) -> Queue {
+    let name = fresh("queue");
+    let mut queue = bound(&name, &exchange(&name, ExchangeType::Direct), &name);
+    if transport.features().amqp {
+        r#"{"x-max-priority": 9}"#.clone_into(&mut queue.arguments);
+    }
+    transport.declare(std::slice::from_ref(&queue)).await.expect("a queue can be declared");
+    queue
+}
+
 pub(super) fn exchange(name: &str, kind: ExchangeType) -> Exchange {
     Exchange { name: name.to_owned(), kind, durable: true, auto_delete: false }
 }
@@ -117,9 +128,23 @@ pub(super) async fn consume_with_lease(
     queues: &[&Queue],
     lease: Duration,
 ) -> Arc<dyn Consumer> {
+    consume_with(transport, queues, lease, 0).await
+}
+
+/// A consumer that takes one message after the other, also where the broker pushes.
+pub(super) async fn consume_singly(transport: &Arc<dyn Transport>, queues: &[&Queue]) -> Arc<dyn Consumer> {
+    consume_with(transport, queues, LONG_LEASE, 1).await
+}
+
+async fn consume_with(
+    transport: &Arc<dyn Transport>,
+    queues: &[&Queue],
+    lease: Duration,
+    prefetch: u32,
+) -> Arc<dyn Consumer> {
     let options = ConsumeOptions {
         queues: queues.iter().map(|queue| (*queue).clone()).collect(),
-        prefetch: 0,
+        prefetch,
         node: "contract@localhost".to_owned(),
         lease,
     };

@@ -1,0 +1,118 @@
+//! Encrypted connections to `RabbitMQ`: verified, refused, with a client's certificate.
+
+// What is not as expected is a failed test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod amqp_support;
+
+use std::path::{Path, PathBuf};
+
+use amqp_support::{body, celery_queue, consume, open, open_with, publish, take_one, to, within};
+use celeriac_testkit::rabbitmq_server::{RabbitMqServer, RabbitMqServerOptions, RabbitMqTls};
+
+/// An authority, and what it certifies: this machine's name, and a client.
+struct Certificates {
+    folder: PathBuf,
+}
+
+impl Certificates {
+    fn make() -> Self {
+        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+        let folder = std::env::temp_dir().join(format!("celeriac-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&folder).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
+        authority.distinguished_name.push(DnType::CommonName, "authority");
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        std::fs::write(folder.join("ca.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
+        let issuer = Issuer::new(authority, key);
+        for (file, name) in [("server", "localhost"), ("client", "client")] {
+            let key = KeyPair::generate().unwrap();
+            let certificate =
+                CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+            std::fs::write(folder.join(format!("{file}.pem")), certificate.pem()).unwrap();
+            std::fs::write(folder.join(format!("{file}-key.pem")), key.serialize_pem()).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn path(&self, file: &str) -> String {
+        self.folder.join(file).display().to_string()
+    }
+
+    async fn server(&self, requires_client_certificate: bool) -> RabbitMqServer {
+        let file = |name: &str| Path::new(&self.folder).join(name);
+        let tls = RabbitMqTls {
+            ca_certs: file("ca.pem"),
+            certfile: file("server.pem"),
+            keyfile: file("server-key.pem"),
+            requires_client_certificate,
+        };
+        RabbitMqServer::start_with(RabbitMqServerOptions {
+            tls: Some(tls),
+            ..RabbitMqServerOptions::default()
+        })
+        .await
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn works(url: &str) {
+    let transport = open(url);
+    within(transport.connect()).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    publish(&transport, &[to("q", "encrypted")]).await;
+    let consumer = consume(&transport, &["q"]).await;
+    assert_eq!(body(&take_one(&consumer).await), "encrypted");
+    within(transport.purge("q")).await.unwrap();
+    let delivery_is_back = within(consumer.close()).await;
+    delivery_is_back.unwrap();
+    within(transport.purge("q")).await.unwrap();
+    transport.close().await;
+}
+
+async fn is_refused(url: &str) {
+    let error = within(open(url).connect()).await.expect_err(url);
+    assert!(
+        ["ERR_CELERIAC_REFUSED", "ERR_CELERIAC_BROKER_UNAVAILABLE"].contains(&error.code()),
+        "{url}: {error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_must_show_a_certificate_of_its_name_that_somebody_known_has_signed() {
+    let certificates = Certificates::make();
+    let server = certificates.server(false).await;
+    let (url, ca) = (server.tls_url(), certificates.path("ca.pem"));
+    let elsewhere = url.replace("localhost", "127.0.0.1");
+    works(&format!("{url}?ssl_ca_certs={ca}")).await;
+    works(&format!("{elsewhere}?ssl_ca_certs={ca}&ssl_check_hostname=false")).await;
+    works(&format!("{elsewhere}?ssl_ca_certs={ca}&ssl_server_hostname=localhost")).await;
+    works(&format!("{elsewhere}?ssl_cert_reqs=none")).await;
+    // It is for another name; nobody known has signed it.
+    for url in [format!("{elsewhere}?ssl_ca_certs={ca}"), url.clone()] {
+        let error = within(open(&url).connect()).await.expect_err(&url);
+        assert_eq!(error.code(), "ERR_CELERIAC_REFUSED", "{error}");
+        assert!(error.to_string().contains("TLS"), "{error}");
+    }
+    // As `broker_use_ssl` says it, on a URL that does not.
+    let plain = url.replace("amqps", "amqp");
+    let transport = open_with(&plain, serde_json::json!({ "ssl": { "ca_certs": ca } }));
+    within(transport.connect()).await.unwrap();
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_wants_to_know_its_clients_is_shown_a_certificate() {
+    let certificates = Certificates::make();
+    let server = certificates.server(true).await;
+    let trusting = format!("{}?ssl_ca_certs={}", server.tls_url(), certificates.path("ca.pem"));
+    is_refused(&trusting).await;
+    let (certfile, keyfile) = (certificates.path("client.pem"), certificates.path("client-key.pem"));
+    works(&format!("{trusting}&ssl_certfile={certfile}&ssl_keyfile={keyfile}")).await;
+}

@@ -1,0 +1,84 @@
+//! A worker on a real `RabbitMQ`: what its prefetch holds up and what not, and what becomes of it when the server dies.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use celeriac_testkit::rabbitmq_server::RabbitMqServer;
+use tokio::time::timeout;
+
+use support::{Bench, PATIENCE, SUCCESS, next, outcome};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_wait_for_their_time_do_not_hold_up_those_that_could_run() {
+    let server = RabbitMqServer::start().await;
+    let bench = Bench::on(&server.url());
+    let eta = |seconds: i64| {
+        let moment = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+        format!(r#"{{"eta": "{moment}"}}"#)
+    };
+    let later = eta(8);
+    for number in 0..50 {
+        bench.send(&format!("later-{number}"), Some(&later)).await;
+    }
+    bench.send("now", None).await;
+    let worker = bench.worker(|options| (options.prefetch, options.concurrency) = (4, 2)).await;
+    let items = next(&worker).await;
+    assert_eq!((items.len(), &items[0][2]), (1, &"now".into()), "it is the last of the queue");
+    worker.settle(outcome(&items[0], SUCCESS));
+    // And each of the others runs once.
+    let mut ran = HashSet::new();
+    while ran.len() < 50 {
+        for item in next(&worker).await {
+            assert!(ran.insert(item[2].as_str().unwrap().to_owned()), "{item} runs once");
+            worker.settle(outcome(&item, SUCCESS));
+        }
+    }
+    for number in 0..50 {
+        assert_eq!(bench.ready(&format!("later-{number}")).await.status, "SUCCESS");
+    }
+    worker.stop().await;
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_goes_on_after_the_server_was_killed_and_what_ran_runs_again() {
+    let mut server = RabbitMqServer::start().await;
+    let bench = Bench::on(&server.url());
+    let worker = bench.worker(|options| options.max_deliveries = Some(5)).await;
+    bench.send("a", None).await;
+    let first = next(&worker).await.remove(0);
+    server.kill();
+    server.start_again().await;
+    // Its end counts no more: it comes again, marked, and is counted.
+    let again = next(&worker).await.remove(0);
+    assert_eq!(again[0], "redelivered");
+    worker.settle(outcome(&first, SUCCESS));
+    let again = &again[1];
+    assert_eq!(again[2], "a");
+    let tag = again[0].as_u64().unwrap();
+    let count = timeout(PATIENCE, worker.count(tag)).await.expect("it is counted in time");
+    assert_eq!(count, 2);
+    assert!(worker.begin_counted(tag, count));
+    worker.settle(outcome(again, SUCCESS));
+    assert_eq!(bench.ready("a").await.status, "SUCCESS");
+    let sent = async {
+        // The publishing connection was lost too.
+        while bench.transport.declare(&[support::queue()]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bench.send("b", None).await;
+    };
+    timeout(PATIENCE, sent).await.expect("it can be sent in time");
+    let item = next(&worker).await.remove(0);
+    worker.settle(outcome(&item, SUCCESS));
+    assert_eq!(bench.ready("b").await.status, "SUCCESS");
+    worker.stop().await;
+    worker.close().await.unwrap();
+    let listed = server.ctl(&["list_queues", "name", "messages"]).await;
+    assert_eq!(listed.lines().collect::<Vec<_>>(), ["celery\t0"], "no count is left");
+}

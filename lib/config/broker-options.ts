@@ -1,0 +1,46 @@
+import { hostname } from 'node:os'
+
+import type { Settings } from './conf.ts'
+import { withSnakeCaseKeys } from './names.ts'
+import { resolveBroker } from './resolve.ts'
+import { CeleriacError } from '../errors.ts'
+import type { NativeBrokerOptions } from '../native.ts'
+import { encodeJson } from '../serialization/encode.ts'
+
+/** kombu's names for AMQP, each with TLS or without. */
+const AMQP = /^(?:amqps?|pyamqp|librabbitmq):\/\//
+
+/** How the core is to open the broker that the settings name. `replyTo` goes into every task message, for `rpc://`. */
+export function brokerOptions(conf: Settings, replyTo: string): NativeBrokerOptions {
+  const { write } = resolveBroker(conf)
+  const isAmqp = AMQP.test(write[0])
+  const options = {
+    ...(isAmqp ? amqpOptions(conf) : {}),
+    ...withSnakeCaseKeys(conf.brokerTransportOptions as Record<string, unknown>),
+    ...(conf.brokerUseSsl ? { ssl: conf.brokerUseSsl } : {}),
+  }
+  return {
+    // Only the transport of RabbitMQ fails over; the others know one server.
+    url: isAmqp ? write.join(';') : write[0],
+    transportOptions: encodeJson(options, 'brokerTransportOptions'),
+    connectTimeoutMs: 1000 * (conf.brokerConnectionTimeout ?? 4),
+    publishTimeoutMs: 1000 * conf.publishTimeout,
+    origin: `gen${process.pid}@${hostname()}`,
+    replyTo,
+  }
+}
+
+function amqpOptions(conf: Settings): Record<string, unknown> {
+  const { brokerFailoverStrategy: strategy } = conf
+  if (typeof strategy === 'function') {
+    throw new CeleriacError(
+      'ERR_CELERIAC_NOT_SUPPORTED',
+      'brokerFailoverStrategy is a function; the core knows round-robin and shuffle',
+    )
+  }
+  return {
+    heartbeat: conf.brokerHeartbeat ?? 0,
+    ...(conf.brokerLoginMethod === null ? {} : { login_method: conf.brokerLoginMethod }),
+    ...(strategy === null ? {} : { failover_strategy: strategy }),
+  }
+}
