@@ -20,7 +20,7 @@ pub mod url;
 mod virtual_exchange;
 
 pub use dead::DeadLetter;
-pub use registry::{FailoverStrategy, TransportOptions, open, schemes};
+pub use registry::{TransportOptions, open, schemes};
 pub use transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Exchange, ExchangeType, Features, InlineStore, Outcome,
     Publication, Queue, Settled, Settlement, Subscription, Transport,

@@ -8,16 +8,6 @@ use celeriac_error::{Error, Result};
 use crate::transport::Transport;
 use crate::{amqp, memory, redis, sqlite, url};
 
-/// In which order several servers are tried (`broker_failover_strategy`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FailoverStrategy {
-    /// One after the other.
-    #[default]
-    RoundRobin,
-    /// By chance, after the first.
-    Shuffle,
-}
-
 /// What a transport is opened with, beside its URL.
 #[derive(Clone, Debug)]
 pub struct TransportOptions {
@@ -25,20 +15,11 @@ pub struct TransportOptions {
     pub options: serde_json::Map<String, serde_json::Value>,
     /// `broker_connection_timeout`.
     pub connect_timeout: Duration,
-    /// Further URLs of the same broker, of schemes of the same transport. Only AMQP has them.
-    pub alternates: Vec<String>,
-    /// In which order they are tried.
-    pub failover_strategy: FailoverStrategy,
 }
 
 impl Default for TransportOptions {
     fn default() -> Self {
-        Self {
-            options: serde_json::Map::new(),
-            connect_timeout: Duration::from_secs(4),
-            alternates: Vec::new(),
-            failover_strategy: FailoverStrategy::RoundRobin,
-        }
+        Self { options: serde_json::Map::new(), connect_timeout: Duration::from_secs(4) }
     }
 }
 

@@ -360,6 +360,37 @@ async fn acknowledgements_in_any_order_settle_what_they_name_and_nothing_else() 
     transport.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quorum_queue_is_consumed_like_any_other() {
+    let server = RabbitMqServer::shared().await;
+    let transport = open(&server.url());
+    let name = fresh();
+    let mut queue = celery_queue(&name);
+    r#"{"x-queue-type": "quorum"}"#.clone_into(&mut queue.arguments);
+    within(transport.declare(&[queue])).await.unwrap();
+    let batch: Vec<Publication> = (0..20).map(|number| to(&name, &number.to_string())).collect();
+    publish(&transport, &batch).await;
+    let consumer = consume_with_prefetch(&transport, &[&name], 3).await;
+    let held = take(&consumer, 20).await;
+    assert_eq!(
+        held.iter().map(body).collect::<Vec<_>>(),
+        (0..20).map(|number| number.to_string()).collect::<Vec<_>>()
+    );
+    settle(&consumer, &held[7], Outcome::Requeue { redelivered: true }).await;
+    for (place, delivery) in held.iter().enumerate() {
+        if place != 7 {
+            settle(&consumer, delivery, Outcome::Ack).await;
+        }
+    }
+    let again = take_one(&consumer).await;
+    assert_eq!((body(&again).as_str(), redelivered(&again)), ("7", true));
+    assert_eq!(within(consumer.begin(&[(again.tag, "task")])).await.unwrap(), [Some(2)]);
+    settle(&consumer, &again, Outcome::Ack).await;
+    within(consumer.close()).await.unwrap();
+    assert_eq!(within(transport.queue_length(&name)).await.unwrap(), 0);
+    transport.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn settlements_at_the_same_time_do_not_overtake_each_other() {
     const COUNT: usize = 4000;

@@ -194,7 +194,6 @@ impl NativeBroker {
             TransportOptions {
                 options: object("broker_transport_options", &options.transport_options)?,
                 connect_timeout: duration(options.connect_timeout_ms),
-                ..TransportOptions::default()
             },
         )?;
         let declarations = Arc::new(Declarations::new(Arc::clone(&transport)));

@@ -11,8 +11,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use celeriac_broker::{
-    ConsumeOptions, Consumer, Delivery, ExchangeType, FailoverStrategy, Outcome, Publication, Queue,
-    Settlement, Transport, TransportOptions, url,
+    ConsumeOptions, Consumer, Delivery, ExchangeType, Outcome, Publication, Queue, Settlement, Transport,
+    TransportOptions, url,
 };
 use celeriac_error::{Error, Result};
 use celeriac_protocol::result_meta::{self, is_ready};
@@ -35,7 +35,7 @@ const EXPIRES: f64 = 86_400.0;
 /// How soon it is tried again to listen.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// Opens the results of one client. The options are `broker` (its URL), `broker_options`, `alternates`, `reply_to` (the name of
+/// Opens the results of one client. The options are `broker` (its URL), `broker_options`, `reply_to` (the name of
 /// the queue, a UUID unless given), `expires` (seconds) and `persistent`.
 pub(crate) fn open(store_url: &str, options: &StoreOptions) -> Result<Arc<dyn ResultStore>> {
     let given = &options.options;
@@ -43,17 +43,11 @@ pub(crate) fn open(store_url: &str, options: &StoreOptions) -> Result<Arc<dyn Re
         |reason: &str| Error::InvalidUrl { url: url::without_password(store_url), reason: reason.to_owned() };
     let broker =
         given.get("broker").and_then(Value::as_str).ok_or_else(|| wrong("rpc:// needs the broker's URL"))?;
-    let alternates = match given.get("alternates") {
-        Some(Value::Array(urls)) => urls.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        _ => Vec::new(),
-    };
     let transport = celeriac_broker::open(
         broker,
         TransportOptions {
             options: given.get("broker_options").and_then(Value::as_object).cloned().unwrap_or_default(),
             connect_timeout: options.connect_timeout,
-            alternates,
-            failover_strategy: FailoverStrategy::default(),
         },
     )?;
     let reply_to = given.get("reply_to").and_then(Value::as_str).filter(|name| !name.is_empty());

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use celeriac_error::{Error, Result};
 use lapin::BasicProperties;
 
-use super::consumer::Core;
+use super::core::Core;
 use super::publish::Ready;
 use super::topology::{Topology, expiring};
 use crate::fault_point;

@@ -17,8 +17,7 @@ use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 
 use super::failure::{explain, explain_connecting};
-use super::settings::{LoginMethod, Settings, Target};
-use crate::registry::FailoverStrategy;
+use super::settings::{Failover, LoginMethod, Settings, Target};
 
 /// How long an answer may take: what the broker does at once takes milliseconds.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -159,7 +158,7 @@ impl Link {
     async fn open(&self, state: &mut State) -> Result<Live> {
         let count = self.settings.targets.len();
         let mut order: Vec<usize> = (0..count).map(|step| (state.next + step) % count).collect();
-        if self.settings.failover == FailoverStrategy::Shuffle {
+        if self.settings.failover == Failover::Shuffle {
             shuffle(&mut order[1..]);
         }
         let mut worst: Option<Error> = None;

@@ -6,7 +6,10 @@
 //! go on.
 
 mod begin;
+mod certain;
+mod consume;
 mod consumer;
+mod core;
 mod dead;
 mod failure;
 mod link;

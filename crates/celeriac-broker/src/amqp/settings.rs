@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::tls::{Tls, TlsSettings};
-use crate::registry::{FailoverStrategy, TransportOptions};
+use crate::registry::TransportOptions;
 use crate::url::{scheme, without_password};
 
 /// `broker_heartbeat` of Celery: seconds.
@@ -43,23 +43,27 @@ pub(super) enum LoginMethod {
     External,
 }
 
+/// In which order the servers are tried (`broker_failover_strategy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failover {
+    /// One after the other; the default.
+    RoundRobin,
+    /// By chance, after the first.
+    Shuffle,
+}
+
 /// Everything that stays the same for the life of a transport.
 pub(super) struct Settings {
     /// All URLs without their passwords.
     pub(super) url: String,
     /// At least one.
     pub(super) targets: Vec<Target>,
-    pub(super) failover: FailoverStrategy,
+    pub(super) failover: Failover,
 }
 
 impl Settings {
     pub(super) fn new(broker_url: &str, given: &TransportOptions) -> Result<Self> {
-        let urls: Vec<&str> = broker_url
-            .split(';')
-            .chain(given.alternates.iter().map(String::as_str))
-            .map(str::trim)
-            .filter(|url| !url.is_empty())
-            .collect();
+        let urls: Vec<&str> = broker_url.split(';').map(str::trim).filter(|url| !url.is_empty()).collect();
         let scheme = scheme(urls.first().copied().unwrap_or_default()).to_ascii_lowercase();
         let urls: Vec<String> = urls
             .into_iter()
@@ -67,7 +71,15 @@ impl Settings {
             .collect();
         let targets: Vec<Target> = urls.iter().map(|url| target(url, given)).collect::<Result<_>>()?;
         let url = targets.iter().map(|target| target.url.as_str()).collect::<Vec<_>>().join(";");
-        Ok(Self { url, targets, failover: given.failover_strategy })
+        let failover = match text(&given.options, "failover_strategy").as_deref() {
+            None | Some("round-robin") => Failover::RoundRobin,
+            Some("shuffle") => Failover::Shuffle,
+            Some(other) => {
+                let reason = format!("failover_strategy must be round-robin or shuffle, not `{other}`");
+                return Err(Error::InvalidUrl { url, reason });
+            }
+        };
+        Ok(Self { url, targets, failover })
     }
 }
 
@@ -275,6 +287,7 @@ mod tests {
             ("amqp://h/mine", "mine"),
             ("amqp://h//mine", "/mine"),
             ("pyamqp://h/a%20b", "a b"),
+            ("librabbitmq://h/mine", "mine"),
         ] {
             assert_eq!(one(url).vhost, vhost, "{url}");
         }
@@ -294,13 +307,12 @@ mod tests {
 
     #[test]
     fn several_urls_are_one_broker() {
-        let alternates = vec!["amqp://four".to_owned()];
-        let options = TransportOptions { alternates, ..TransportOptions::default() };
-        let settings = Settings::new("amqp://a:b@one;amqp://two//;three", &options).unwrap();
+        let shuffled = serde_json::json!({ "failover_strategy": "shuffle" });
+        let settings = open("amqp://a:b@one;amqp://two//;three", &shuffled).unwrap();
         let hosts: Vec<&str> = settings.targets.iter().map(|target| target.host.as_str()).collect();
-        assert_eq!(hosts, ["one", "two", "three", "four"]);
-        assert_eq!(settings.failover, FailoverStrategy::RoundRobin);
-        assert_eq!(settings.url, "amqp://a:**@one;amqp://two//;amqp://three;amqp://four");
+        assert_eq!(hosts, ["one", "two", "three"]);
+        assert_eq!(settings.failover, Failover::Shuffle);
+        assert_eq!(settings.url, "amqp://a:**@one;amqp://two//;amqp://three");
     }
 
     #[test]
@@ -343,5 +355,7 @@ mod tests {
             assert_eq!(error.code(), "ERR_CELERIAC_INVALID_URL", "{url}");
             assert!(error.to_string().contains(word), "{error}");
         }
+        let error = open("amqp://h", &serde_json::json!({ "failover_strategy": "x" })).err().unwrap();
+        assert!(error.to_string().contains("failover_strategy"), "{error}");
     }
 }

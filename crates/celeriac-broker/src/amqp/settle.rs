@@ -9,7 +9,7 @@ use celeriac_error::{Error, Result};
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 
 use super::begin;
-use super::consumer::Core;
+use super::core::Core;
 use crate::fault_point;
 use crate::transport::{DeliveryTag, Outcome, Publication, Settled, Settlement};
 

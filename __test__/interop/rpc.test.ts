@@ -1,0 +1,11 @@
+import { callsInBothDirections } from '../support/interop.ts'
+import { startRabbitMq } from '../support/rabbitmq.ts'
+
+callsInBothDirections(
+  'RabbitMQ with rpc://',
+  async () => {
+    const { url, stop } = await startRabbitMq()
+    return { broker: url, backend: 'rpc://', stop }
+  },
+  { sharedResults: false },
+)
