@@ -8,7 +8,7 @@ import type { NativeBrokerOptions } from '../native.ts'
 import { encodeJson } from '../serialization/encode.ts'
 
 /** kombu's names for AMQP, each with TLS or without. */
-const AMQP = /^(?:amqps?|pyamqp|librabbitmq):\/\//
+const AMQP = /^(?:amqps?|pyamqp|librabbitmq):\/\//i
 
 /** How the core is to open the broker that the settings name. `replyTo` goes into every task message, for `rpc://`. */
 export function brokerOptions(conf: Settings, replyTo: string): NativeBrokerOptions {

@@ -211,10 +211,9 @@ impl ResultStore for RpcStore {
         "rpc://"
     }
 
-    /// Declares the queue too: it must be there before the first task is sent.
+    /// Listens too: the queue must be there before the first task is sent, and stay there until somebody asks.
     async fn connect(&self) -> Result<()> {
-        self.place.waiters.check_open()?;
-        self.place.transport.declare(std::slice::from_ref(&self.place.queue)).await
+        self.listen().await
     }
 
     async fn store(&self, batch: &[StoreRequest]) -> Vec<Result<()>> {

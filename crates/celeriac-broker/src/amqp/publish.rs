@@ -376,7 +376,8 @@ impl Task {
             });
         };
         let name = if message.exchange.is_empty() { "amq.default" } else { &*message.exchange };
-        let is_named = said.contains(&format!("'{name}'"));
+        // A virtual host and a user may be called the same.
+        let is_named = said.contains(&format!("exchange '{name}'"));
         match kind {
             AMQPSoftError::NOTFOUND if is_named => {
                 self.topology.forget_exchange(&message.exchange);

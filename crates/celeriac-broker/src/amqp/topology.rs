@@ -132,8 +132,10 @@ impl Topology {
         }
     }
 
-    /// Declares a durable queue of our own; says how many messages it has.
-    pub(super) async fn own_queue(&self, name: &str, arguments: FieldTable) -> Result<u64> {
+    /// Declares a durable queue of our own; says how many messages it has. Whatever the virtual host's default is, it is a classic
+    /// queue: a quorum queue drops what was read too often, and costs a group of servers each.
+    pub(super) async fn own_queue(&self, name: &str, mut arguments: FieldTable) -> Result<u64> {
+        arguments.insert(short("x-queue-type")?, AMQPValue::LongString("classic".into()));
         let live = self.live().await?;
         let channel = live.channel().await?;
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
