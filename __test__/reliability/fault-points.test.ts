@@ -39,6 +39,11 @@ function workFor(point: string): [work: Work, hits: number] {
   return ['backlog', 5]
 }
 
+/** Those of this transport, and those that every worker comes to. */
+function pointsOf(transport: string): readonly string[] {
+  return ALL.filter((point) => !/^(redis|sqlite|amqp)\./.test(point) || point.startsWith(`${transport}.`))
+}
+
 /** At the first hit as often as at a later one. */
 function plan(points: readonly string[]): Case[] {
   return points.map((point) => {
@@ -54,17 +59,17 @@ const grounds = [
   {
     name: 'Redis with the results on the same server',
     start: () => startRedisBroker(),
-    cases: plan(ALL.filter((point) => !point.startsWith('sqlite.') && !IN_PARTS.test(point))),
+    cases: plan(pointsOf('redis').filter((point) => !IN_PARTS.test(point))),
   },
   {
     name: 'Redis with the results on another server',
     start: () => startRedisBroker({ results: 'other' }),
-    cases: plan(ALL.filter((point) => !point.startsWith('sqlite.'))),
+    cases: plan(pointsOf('redis')),
   },
   {
     name: 'SQLite',
     start: () => startSqliteBroker(),
-    cases: plan(ALL.filter((point) => !point.startsWith('redis.'))),
+    cases: plan(pointsOf('sqlite')),
   },
 ]
 
