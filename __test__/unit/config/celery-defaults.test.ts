@@ -154,7 +154,8 @@ describe('the list of settings that are not honoured', () => {
         .map((path) => path.replaceAll('\\', '/'))
         .filter(
           (path) =>
-            path.endsWith('.ts') && (!path.startsWith('config/') || /\/(conf|resolve|broker-options)\.ts$/.test(path)),
+            path.endsWith('.ts') &&
+            (!path.startsWith('config/') || /\/(conf|resolve|broker-options)\.ts$/.test(path)),
         )
         .map((path) => readFileSync(new URL(path, lib), 'utf8'))
         .join('\n')

@@ -123,9 +123,12 @@ async fn the_queue_and_the_messages_are_celerys() {
         "arguments": [["x-expires", "signedint", 86_400_000]],
     }]);
     assert_eq!(listed, expected);
+    // It listens itself, and takes its queue along.
+    within(client.close()).await;
 
-    let queues = vec![Queue { name: "golden-replies".to_owned(), ..Queue::default() }];
+    let queues = vec![Queue { name: "golden-replies".to_owned(), durable: true, ..Queue::default() }];
     let transport = celeriac_broker::open(&server.url(), TransportOptions::default()).unwrap();
+    within(transport.declare(&queues)).await.unwrap();
     let lease = Duration::from_secs(60);
     let options = ConsumeOptions { queues, prefetch: 0, node: "test@localhost".to_owned(), lease };
     let consumer = within(transport.consume(options)).await.unwrap();
@@ -169,5 +172,4 @@ async fn the_queue_and_the_messages_are_celerys() {
     }
     assert!(compared > 5, "{compared} messages");
     transport.close().await;
-    within(client.close()).await;
 }
