@@ -1,7 +1,7 @@
 import { relative } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
-import { createJiti, type Jiti } from 'jiti'
+import type { Jiti } from 'jiti'
 
 import { CeleriacError, type CeleriacErrorCode, isCeleriacErrorCode } from '../errors.ts'
 import { resolveModule } from './resolve-module.ts'
@@ -13,10 +13,11 @@ let typescript: Promise<Jiti> | undefined
 
 /**
  * TypeScript is compiled by jiti, because Node 20 cannot. What it imports as 'celeriac' is this very copy, or an app's
- * classes and running task would not be those of the worker. One for the process, so that no module is run twice.
+ * classes and running task would not be those of the worker. One for the process, so that no module is run twice, and loaded on
+ * first use: it takes 13 MiB, which an app in JavaScript need not pay.
  */
 function typescriptLoader(): Promise<Jiti> {
-  typescript ??= import('../../index.ts').then((celeriac) =>
+  typescript ??= Promise.all([import('jiti'), import('../../index.ts')]).then(([{ createJiti }, celeriac]) =>
     createJiti(import.meta.url, { virtualModules: { celeriac }, interopDefault: false }),
   )
   return typescript
