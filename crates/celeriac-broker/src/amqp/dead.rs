@@ -12,8 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use celeriac_error::{Error, Result};
 use celeriac_protocol::envelope;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
+};
 use lapin::protocol::AMQPSoftError;
+use lapin::protocol::basic::{gen_properties, parse_properties};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::OwnedMutexGuard;
@@ -22,11 +26,11 @@ use tokio::time::Instant;
 use super::begin;
 use super::core::Original;
 use super::failure::{explain, soft};
-use super::link::{FRAME_MAX, Live};
-use super::properties::{from_amqp, to_amqp, wire_size};
+use super::link::{ANSWER_TIMEOUT, FRAME_MAX, Live};
+use super::properties::{from_amqp, wire_size};
 use super::publish::{Lane, Ready};
 use super::table::{long, short, text, whole};
-use super::topology::{Topology, close};
+use super::topology::Topology;
 use crate::dead::DeadLetter;
 use crate::fault_point;
 
@@ -44,6 +48,9 @@ const LONGEST_DETAIL: usize = 4096;
 
 /// What a header frame has beside the properties, and some more.
 const ROOM: usize = 64;
+
+/// How many letters are taken at first.
+const FIRST_WINDOW: u16 = 64;
 
 /// How soon it is tried again to become the one who reads.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
@@ -64,9 +71,7 @@ struct Taken {
     letter: DeadLetter,
     /// The envelope.
     raw: Bytes,
-    /// As it is sent again.
-    properties: BasicProperties,
-    body: Bytes,
+    original: Original,
 }
 
 /// The right to read.
@@ -74,6 +79,8 @@ struct Reader {
     live: Arc<Live>,
     channel: Channel,
     topology: Arc<Topology>,
+    /// How many letters there are.
+    total: u64,
     _reading: OwnedMutexGuard<()>,
 }
 
@@ -100,7 +107,7 @@ impl DeadList {
                 let mut letter = DeadLetter::new(&queue, reason, shortened(&detail), &raw);
                 let id = uuid::Uuid::new_v4().simple().to_string();
                 id[..16].clone_into(&mut letter.id);
-                pack(&letter, original, raw)
+                pack(&letter, original)
             })
             .collect();
         fault_point!("amqp.bury.before");
@@ -118,9 +125,9 @@ impl DeadList {
 
     pub(super) async fn count(&self) -> Result<u64> {
         let reader = self.read().await?;
-        let count = self.declare().await;
+        let count = reader.total;
         reader.end().await;
-        count
+        Ok(count)
     }
 
     pub(super) async fn list(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {
@@ -131,9 +138,9 @@ impl DeadList {
         let mut letters = Vec::new();
         let mut place = 0;
         let read = reader
-            .take(|taken| {
+            .take(|got| {
                 if place >= offset {
-                    letters.push(taken.letter);
+                    letters.push(unpack(got).letter);
                 }
                 place += 1;
                 letters.len() < limit
@@ -147,8 +154,9 @@ impl DeadList {
         let reader = self.read().await?;
         let mut found = None;
         let read = reader
-            .take(|taken| {
-                if taken.letter.id == id {
+            .take(|got| {
+                if id_of(&got) == Some(id) {
+                    let taken = unpack(got);
                     found = Some((taken.letter, taken.raw));
                 }
                 found.is_none()
@@ -205,7 +213,8 @@ impl DeadList {
             moved.push(taken.is_some());
             let Some(taken) = taken else { continue };
             let destination = taken.letter.destination(queue)?;
-            messages.push(Ready::to_queue(destination, taken.body.clone(), taken.properties.clone())?);
+            let Original { properties, body, .. } = &taken.original;
+            messages.push(Ready::to_queue(destination, body.clone(), replayed(properties))?);
             sources.push(taken);
         }
         fault_point!("amqp.replay.before");
@@ -230,7 +239,6 @@ impl DeadList {
     async fn read(&self) -> Result<Reader> {
         let reading = Arc::clone(&self.reading).lock_owned().await;
         let end = Instant::now() + PATIENCE;
-        self.declare().await?;
         loop {
             let live = self.topology.live().await?;
             let channel = live.channel().await?;
@@ -239,7 +247,17 @@ impl DeadList {
             match live.raw_answer(asked).await? {
                 Ok(_) => {
                     let topology = Arc::clone(&self.topology);
-                    return Ok(Reader { live, channel, topology, _reading: reading });
+                    let mut reader = Reader { live, channel, topology, total: 0, _reading: reading };
+                    return match self.declare().await {
+                        Ok(total) => {
+                            reader.total = total;
+                            Ok(reader)
+                        }
+                        Err(error) => {
+                            reader.end().await;
+                            Err(error)
+                        }
+                    };
                 }
                 Err(error) if matches!(soft(&error), Some((AMQPSoftError::RESOURCELOCKED, _))) => {
                     if Instant::now() > end {
@@ -255,16 +273,34 @@ impl DeadList {
 }
 
 impl Reader {
-    /// Takes one letter after the other, for as long as `wanted` says so.
-    async fn take(&self, mut wanted: impl FnMut(Taken) -> bool + Send) -> Result<()> {
-        loop {
-            let asked = self.channel.basic_get(short(QUEUE)?, BasicGetOptions::default());
-            let Some(got) = self.live.answer(asked).await? else { return Ok(()) };
-            let taken = unpack(got.delivery);
-            if !wanted(taken) {
-                return Ok(());
+    /// Takes one letter after the other, for as long as `wanted` says so. They are consumed, some at first, then more and more:
+    /// to ask for each by itself takes a round trip a letter.
+    async fn take(&self, mut wanted: impl FnMut(lapin::message::Delivery) -> bool + Send) -> Result<()> {
+        let mut left = self.total;
+        let mut window = FIRST_WINDOW;
+        while left > 0 {
+            self.live.answer(self.channel.basic_qos(window, BasicQosOptions { global: false })).await?;
+            let options = BasicConsumeOptions::default();
+            let asked = self.channel.basic_consume(short(QUEUE)?, "".into(), options, FieldTable::default());
+            let mut coming = self.live.answer(asked).await?;
+            let count = left.min(u64::from(window));
+            for _ in 0..count {
+                match tokio::time::timeout(ANSWER_TIMEOUT, coming.next()).await {
+                    Ok(Some(Ok(got))) => {
+                        if !wanted(got) {
+                            return Ok(());
+                        }
+                    }
+                    Ok(Some(Err(error))) => return Err(explain(&self.live.url, &error)),
+                    // That is all that there is.
+                    _ => return Ok(()),
+                }
             }
+            left -= count;
+            window = window.saturating_mul(4);
+            self.live.answer(self.channel.basic_cancel(coming.tag(), BasicCancelOptions::default())).await?;
         }
+        Ok(())
     }
 
     async fn find(&self, ids: &[String]) -> Result<HashMap<String, Taken>> {
@@ -273,8 +309,9 @@ impl Reader {
         if left.is_empty() {
             return Ok(found);
         }
-        self.take(|taken| {
-            if left.remove(taken.letter.id.as_str()) {
+        self.take(|got| {
+            if id_of(&got).is_some_and(|id| left.remove(id)) {
+                let taken = unpack(got);
                 found.insert(taken.letter.id.clone(), taken);
             }
             !left.is_empty()
@@ -289,14 +326,12 @@ impl Reader {
 
     /// Puts back what was not acknowledged, in its order, and lets others read.
     async fn end(self) {
-        let options = BasicNackOptions { multiple: true, requeue: true };
-        // Tag 0 is everything.
-        let _ = self.live.answer(self.channel.basic_nack(0, options)).await;
-        // Over a channel of its own: when this one was closed meanwhile, the lock would stand as long as the connection.
+        // The broker answers once all of it is in its place. To reject it would only begin with that.
+        let _ = tokio::time::timeout(PATIENCE, self.channel.close(200, "OK".into())).await;
+        // Over another channel: when this one was closed meanwhile, the lock would stand as long as the connection.
         if let Err(error) = self.topology.delete_queue(LOCK).await {
             log::debug!("The lock of the dead list stays: {error}");
         }
-        close(self.channel);
     }
 }
 
@@ -340,9 +375,21 @@ fn anonymous(given: &BasicProperties, headers: Option<FieldTable>) -> BasicPrope
     properties
 }
 
+/// Properties as they are sent again.
+fn replayed(given: &BasicProperties) -> BasicProperties {
+    let mut properties = anonymous(given, given.headers().clone());
+    if let Some(expiration) = given.expiration() {
+        properties = properties.with_expiration(expiration.clone());
+    }
+    if let Some(mode) = given.delivery_mode() {
+        properties = properties.with_delivery_mode(*mode);
+    }
+    properties
+}
+
 /// The message as it is kept: with its own properties and headers, for as long as it takes, and on disk. Where its headers leave
-/// no room for ours, its envelope is the body.
-fn pack(letter: &DeadLetter, original: Original, raw: Bytes) -> Result<Ready> {
+/// no room for ours, they come before its body.
+fn pack(letter: &DeadLetter, original: Original) -> Result<Ready> {
     let mut known = FieldTable::default();
     known.insert("id".into(), long(&letter.id));
     known.insert("queue".into(), long(&letter.queue));
@@ -375,41 +422,61 @@ fn pack(letter: &DeadLetter, original: Original, raw: Bytes) -> Result<Ready> {
     let mut headers = FieldTable::default();
     headers.insert(HEADER.into(), AMQPValue::FieldTable(known));
     let properties = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
-    Ready::to_queue(QUEUE, raw, properties)
+    Ready::to_queue(QUEUE, join(given, &original.body)?, properties)
+}
+
+/// Properties as they are on the wire, with their length before them, and a body after them.
+fn join(properties: &BasicProperties, body: &[u8]) -> Result<Bytes> {
+    let written = gen_properties(properties)(Vec::new().into());
+    let (written, _) = written.map_err(|error| Error::Encode { reason: error.to_string() })?.into_inner();
+    Ok([&(written.len() as u32).to_be_bytes()[..], &written, body].concat().into())
+}
+
+/// What [`join`] has joined.
+fn split(joined: &Bytes) -> Option<(BasicProperties, Bytes)> {
+    let (length, rest) = joined.split_first_chunk()?;
+    let properties = rest.get(..u32::from_be_bytes(*length) as usize)?;
+    let (_, read) = parse_properties(properties).ok()?;
+    Some((read, joined.slice(length.len() + properties.len()..)))
 }
 
 /// The message as it was, from how it is kept.
-fn original(got: lapin::message::Delivery, known: &FieldTable) -> (Original, Option<Bytes>) {
+fn original(got: lapin::message::Delivery, known: &FieldTable) -> Original {
     let is = |name: &str| matches!(known.inner().get(name), Some(AMQPValue::Boolean(true)));
-    let name = |field: &str| text(known, field).and_then(|name| short(name).ok()).unwrap_or_default();
+    let name = |field: &str| text(known, field).and_then(|name| short(name).ok());
     let body = Bytes::from(got.data);
-    let (whole_body, read) = if is("whole") {
-        let message = envelope::decode(&body).ok();
-        (Some(body.clone()), message.and_then(|message| Some((to_amqp(&message).ok()?, message.body))))
-    } else {
-        (None, None)
-    };
-    let (mut properties, body) = read.unwrap_or((got.properties, body));
-    if whole_body.is_none() {
-        let headers = properties.headers().clone().unwrap_or_default();
-        let headers = headers.inner().iter().filter(|(name, _)| name.as_str() != HEADER);
+    let joined = if is("whole") { split(&body) } else { None };
+    let (properties, body) = joined.unwrap_or_else(|| {
+        let headers = got.properties.headers().iter().flat_map(|table| table.inner());
+        let headers = headers.filter(|(name, _)| name.as_str() != HEADER);
         let headers: BTreeMap<_, _> = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
-        properties = anonymous(&properties, (!is("headerless")).then(|| headers.into()));
-        if let Some(expiration) = text(known, "expiration").and_then(|text| short(text).ok()) {
+        let mut properties = anonymous(&got.properties, (!is("headerless")).then(|| headers.into()));
+        if let Some(expiration) = name("expiration") {
             properties = properties.with_expiration(expiration);
         }
         if let Some(mode) = whole(known, "delivery_mode").and_then(|mode| u8::try_from(mode).ok()) {
             properties = properties.with_delivery_mode(mode);
         }
-    }
-    let original = Original {
+        if let Some(user) = name("user_id") {
+            properties = properties.with_user_id(user);
+        }
+        (properties, body)
+    });
+    Original {
         properties,
         body,
-        exchange: name("exchange"),
-        routing_key: name("routing_key"),
+        exchange: name("exchange").unwrap_or_default(),
+        routing_key: name("routing_key").unwrap_or_default(),
         redelivered: is("redelivered"),
-    };
-    (original, whole_body)
+    }
+}
+
+/// The id of a letter, where it is one of ours.
+fn id_of(got: &lapin::message::Delivery) -> Option<&str> {
+    match got.properties.headers().as_ref()?.inner().get(HEADER)? {
+        AMQPValue::FieldTable(known) => text(known, "id"),
+        _ => None,
+    }
 }
 
 /// What is known of a message in the list. One that somebody else has put there is listed too: what is hidden is never looked
@@ -428,17 +495,13 @@ fn unpack(got: lapin::message::Delivery) -> Taken {
         let detail = "it was put into the list by somebody else";
         let mut letter = DeadLetter::new("", "unreadable", detail, &raw);
         letter.at_ms = 0;
-        return Taken { amqp_tag, letter, raw, properties: original.properties, body: original.body };
+        return Taken { amqp_tag, letter, raw, original };
     };
-    let (mut original, raw) = original(got, &known);
-    let replayed = original.properties.clone();
-    if let Some(user) = text(&known, "user_id").and_then(|user| short(user).ok()) {
-        original.properties = original.properties.with_user_id(user);
-    }
-    let raw = raw.unwrap_or_else(|| envelope_of(&original));
+    let original = original(got, &known);
+    let raw = envelope_of(&original);
     let field = |name: &str| text(&known, name).unwrap_or_default();
     let mut letter = DeadLetter::new(field("queue"), field("reason"), field("detail"), &raw);
     letter.at_ms = whole(&known, "at_ms").map_or(0, |at| at as u64);
     field("id").clone_into(&mut letter.id);
-    Taken { amqp_tag, letter, raw, properties: replayed, body: original.body }
+    Taken { amqp_tag, letter, raw, original }
 }

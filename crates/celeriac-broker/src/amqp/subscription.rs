@@ -72,13 +72,22 @@ pub(super) async fn subscribe(
 }
 
 impl AmqpSubscription {
+    /// Leaves no queue behind that nobody reads: it would live as long as the connection.
     async fn listen(&mut self) -> Result<Open> {
+        let listening = self.try_to_listen().await;
+        if listening.is_err() && !self.queue.1.is_empty() {
+            let _ = self.topology.delete_queue(&self.queue.1).await;
+        }
+        listening
+    }
+
+    async fn try_to_listen(&mut self) -> Result<Open> {
         let live = self.topology.live().await?;
         let channel = live.channel().await?;
         declare_exchange(&live, &channel, &self.exchange).await?;
         let options =
             QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        // The same name while the connection is the same: an attempt that failed half way leaves a queue behind that nobody reads.
+        // Another name for another connection: the broker may believe in the old one still.
         if self.queue.0 != live.number {
             self.queue = (live.number, format!("celeriac.listener.{}", uuid::Uuid::new_v4().simple()));
         }
