@@ -81,7 +81,7 @@ pub struct Delivery {
     pub tag: DeliveryTag,
     /// The queue it was taken from.
     pub queue: Arc<str>,
-    /// The bytes as the broker had them, for the dead list.
+    /// The bytes as the broker had them: the envelope, or the body where the broker has the properties apart.
     pub raw: Bytes,
     /// What they mean; an error when the envelope cannot be read. Such a delivery is held like any other.
     pub message: Result<Message>,

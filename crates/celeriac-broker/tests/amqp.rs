@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use amqp_support::*;
 use celeriac_broker::{Exchange, ExchangeType, Outcome, Publication, Queue, Settled, Settlement};
+use celeriac_protocol::envelope;
 use celeriac_testkit::rabbitmq_server::{RabbitMqServer, RabbitMqServerOptions};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -451,7 +452,8 @@ async fn what_expires_stays_in_the_dead_list_and_expires_again_after_a_replay() 
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let letter = within(transport.dead_letters(0, 10)).await.unwrap().remove(0);
     let (_, raw) = within(transport.dead_letter(&letter.id)).await.unwrap().unwrap();
-    assert_eq!(raw, delivery.raw);
+    let message = delivery.message.as_ref().unwrap();
+    assert_eq!(raw, envelope::encode(message, "", "q"));
     assert_eq!(within(transport.replay_dead(&[letter.id], None)).await.unwrap(), [true]);
     until(|| async { (transport.queue_length("q").await.unwrap() == 0).then_some(()) }).await;
     transport.close().await;

@@ -1,10 +1,10 @@
 //! `rpc://`: results as messages to a queue of the client's own (`celery.backends.rpc`).
 //!
 //! Nothing is stored anywhere: who asks for a result must be the client that sent the task, and each message is read once. So
-//! what has come is kept here, the latest [`KEPT`] documents, and nothing of it outlives the process. The queue goes with its
+//! what has come is kept here, the latest [`KEPT`] bytes of it, and nothing of it outlives the process. The queue goes with its
 //! client, and what is sent to a client that is gone is dropped, as in Celery.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +26,18 @@ use crate::waiters::Waiters;
 
 pub(crate) const SCHEMES: &[&str] = &["rpc"];
 
-/// How many documents are kept that nobody has asked for (`MESSAGE_BUFFER_MAX` of Celery).
-const KEPT: usize = 8192;
+/// What the store calls itself.
+const URL: &str = "rpc://";
+
+/// How many bytes of documents are kept. Celery keeps 8192 of them (`MESSAGE_BUFFER_MAX`), and who asks for an older one waits for
+/// ever.
+const KEPT: usize = 64 << 20;
+
+/// What a document costs beside its texts.
+const OVERHEAD: usize = 512;
+
+/// Of how many documents it is known that they were dropped.
+const DROPPED: usize = 100_000;
 
 /// `result_expires`, in seconds.
 const EXPIRES: f64 = 86_400.0;
@@ -36,7 +46,7 @@ const EXPIRES: f64 = 86_400.0;
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// Opens the results of one client. The options are `broker` (its URL), `broker_options`, `reply_to` (the name of
-/// the queue, a UUID unless given), `expires` (seconds) and `persistent`.
+/// the queue, a UUID unless given), `expires` (seconds), `persistent`, and `kept_bytes` (of results in memory).
 pub(crate) fn open(store_url: &str, options: &StoreOptions) -> Result<Arc<dyn ResultStore>> {
     let given = &options.options;
     let wrong =
@@ -60,9 +70,16 @@ pub(crate) fn open(store_url: &str, options: &StoreOptions) -> Result<Arc<dyn Re
         arguments: format!("{{\"x-expires\": {}}}", (seconds * 1000.0) as i64),
         ..Queue::default()
     };
+    let kept = given.get("kept_bytes").and_then(Value::as_u64).map_or(KEPT, |bytes| bytes as usize);
     let persistent = given.get("persistent").and_then(Value::as_bool).unwrap_or(false);
     Ok(Arc::new(RpcStore {
-        place: Arc::new(Place { transport, queue, waiters: Arc::default(), cache: Mutex::default() }),
+        place: Arc::new(Place {
+            transport,
+            queue,
+            waiters: Arc::default(),
+            cache: Mutex::new(Cache::new(kept)),
+            failure: Mutex::default(),
+        }),
         delivery_mode: if persistent { 2 } else { 1 },
         listening: tokio::sync::Mutex::default(),
     }))
@@ -72,30 +89,85 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What came for one task: a document, or why there is none.
+type Came = Result<TaskMeta>;
+
+fn size(came: &Came) -> usize {
+    OVERHEAD
+        + came.as_ref().map_or(0, |meta| {
+            let shown = meta.traceback.as_ref().map_or(0, String::len);
+            2 * meta.task_id.len() + meta.result_json.len() + meta.children_json.len() + shown
+        })
+}
+
 /// What came, by task id, and in which order.
-#[derive(Default)]
 struct Cache {
-    by_id: HashMap<String, TaskMeta>,
+    kept: usize,
+    bytes: usize,
+    by_id: HashMap<String, Came>,
     order: VecDeque<String>,
+    /// Ids whose documents had to go, the latest of them.
+    dropped: HashSet<String>,
+    dropped_order: VecDeque<String>,
 }
 
 impl Cache {
-    /// A SUCCESS is final.
-    fn put(&mut self, meta: &TaskMeta) {
-        if self.by_id.get(&meta.task_id).is_some_and(|known| known.status == "SUCCESS") {
-            return;
-        }
-        if self.by_id.insert(meta.task_id.clone(), meta.clone()).is_none() {
-            self.order.push_back(meta.task_id.clone());
-        }
-        while self.by_id.len() > KEPT {
-            let Some(oldest) = self.order.pop_front() else { return };
-            self.by_id.remove(&oldest);
+    fn new(kept: usize) -> Self {
+        Self {
+            kept,
+            bytes: 0,
+            by_id: HashMap::new(),
+            order: VecDeque::new(),
+            dropped: HashSet::new(),
+            dropped_order: VecDeque::new(),
         }
     }
 
+    /// A SUCCESS is final.
+    fn put(&mut self, id: &str, came: Came) {
+        if matches!(self.by_id.get(id), Some(Ok(known)) if known.status == "SUCCESS") {
+            return;
+        }
+        self.bytes += size(&came);
+        match self.by_id.insert(id.to_owned(), came) {
+            None => self.order.push_back(id.to_owned()),
+            Some(before) => self.bytes -= size(&before),
+        }
+        // The newest stays, however large it is.
+        while self.bytes > self.kept && self.order.len() > 1 {
+            let Some(oldest) = self.order.pop_front() else { return };
+            self.bytes -= self.by_id.remove(&oldest).as_ref().map_or(0, size);
+            self.drop(oldest);
+        }
+    }
+
+    fn drop(&mut self, id: String) {
+        if self.dropped.is_empty() {
+            log::warn!("More than {} bytes of results have come; the oldest are dropped.", self.kept);
+        }
+        if self.dropped.insert(id.clone()) {
+            self.dropped_order.push_back(id);
+        }
+        if self.dropped.len() > DROPPED
+            && let Some(oldest) = self.dropped_order.pop_front()
+        {
+            self.dropped.remove(&oldest);
+        }
+    }
+
+    fn get(&self, id: &str) -> Option<Came> {
+        if self.dropped.contains(id) && !self.by_id.contains_key(id) {
+            let reason = format!(
+                "the result of task {id} came, and was dropped for newer ones before it was asked for"
+            );
+            return Some(Err(Error::Refused { url: URL.to_owned(), reason }));
+        }
+        self.by_id.get(id).cloned()
+    }
+
     fn remove(&mut self, id: &str) {
-        if self.by_id.remove(id).is_some() {
+        if let Some(came) = self.by_id.remove(id) {
+            self.bytes -= size(&came);
             self.order.retain(|known| known != id);
         }
     }
@@ -106,6 +178,8 @@ struct Place {
     queue: Queue,
     waiters: Arc<Waiters>,
     cache: Mutex<Cache>,
+    /// Why no results come, where that does not end by itself.
+    failure: Mutex<Option<Error>>,
 }
 
 struct RpcStore {
@@ -165,10 +239,13 @@ impl Place {
     }
 
     async fn run(&self, consumer: Arc<dyn Consumer>) {
+        let mut is_told = false;
         loop {
             match consumer.receive(256).await {
                 Ok(deliveries) if deliveries.is_empty() => return,
                 Ok(deliveries) => {
+                    is_told = false;
+                    *lock(&self.failure) = None;
                     let read = deliveries.iter().map(|delivery| {
                         self.take(delivery);
                         Settlement {
@@ -182,7 +259,14 @@ impl Place {
                     consumer.settle(&read.collect::<Vec<_>>()).await;
                 }
                 Err(error) => {
-                    log::debug!("Results do not come for now: {error}");
+                    let is_new = !std::mem::replace(&mut is_told, true);
+                    let level = if is_new { log::Level::Warn } else { log::Level::Debug };
+                    log::log!(level, "Results do not come for now: {error}");
+                    // Waiting does not make it right.
+                    if !error.is_transient() {
+                        self.waiters.fail_all(|| error.clone());
+                    }
+                    *lock(&self.failure) = (!error.is_transient()).then_some(error);
                     tokio::time::sleep(TRY_AGAIN).await;
                 }
             }
@@ -191,24 +275,39 @@ impl Place {
 
     fn take(&self, delivery: &Delivery) {
         let Ok(message) = &delivery.message else { return };
-        let meta = match result_meta::decode(&message.body) {
-            Ok(meta) => meta,
+        match read(message) {
+            Ok(meta) => {
+                lock(&self.cache).put(&meta.task_id, Ok(meta.clone()));
+                if is_ready(&meta.status) {
+                    self.waiters.resolve(&meta.task_id, &meta);
+                }
+            }
+            // Whoever asks is told, however late.
             Err(error) => {
                 let Some(id) = &message.properties.correlation_id else { return };
-                return self.waiters.fail(id, || crate::of_task(id, None, error.clone()));
+                let error = crate::of_task(id, None, error);
+                lock(&self.cache).put(id, Err(error.clone()));
+                self.waiters.fail(id, || error.clone());
             }
-        };
-        lock(&self.cache).put(&meta);
-        if is_ready(&meta.status) {
-            self.waiters.resolve(&meta.task_id, &meta);
         }
     }
+}
+
+/// The document of a message; Celery's are JSON unless `result_serializer` says otherwise.
+fn read(message: &Message) -> Result<TaskMeta> {
+    let kind = message.content_type.as_str();
+    if !["", "application/json"].contains(&kind) {
+        return Err(Error::Decode {
+            reason: format!("its content type is `{kind}`, and results are read as application/json only"),
+        });
+    }
+    result_meta::decode(&message.body)
 }
 
 #[async_trait]
 impl ResultStore for RpcStore {
     fn url(&self) -> &'static str {
-        "rpc://"
+        URL
     }
 
     /// Listens too: the queue must be there before the first task is sent, and stay there until somebody asks.
@@ -246,17 +345,21 @@ impl ResultStore for RpcStore {
     async fn get(&self, task_ids: &[&str]) -> Result<Vec<Option<TaskMeta>>> {
         self.listen().await?;
         let cache = lock(&self.place.cache);
-        Ok(task_ids.iter().map(|id| cache.by_id.get(*id).cloned()).collect())
+        task_ids.iter().map(|id| cache.get(id).transpose()).collect()
     }
 
     async fn wait(&self, task_id: &str) -> Result<TaskMeta> {
         // In this order nothing that comes meanwhile is missed.
         let wait = self.place.waiters.begin(task_id)?;
         self.listen().await?;
-        let known = lock(&self.place.cache).by_id.get(task_id).cloned();
+        let known = lock(&self.place.cache).get(task_id).transpose()?;
         match known.filter(|meta| is_ready(&meta.status)) {
             Some(meta) => Ok(meta),
-            None => wait.finish().await,
+            None => {
+                let failure = lock(&self.place.failure).clone();
+                failure.map_or(Ok(()), Err)?;
+                wait.finish().await
+            }
         }
     }
 

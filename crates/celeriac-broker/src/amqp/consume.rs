@@ -6,29 +6,36 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use celeriac_error::{Error, Result};
 use futures_util::StreamExt;
 use lapin::Channel;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
+use tokio::time::Instant;
 
 use super::certain::WITHOUT_HEARTBEAT;
 use super::core::{Core, Session, Source, State};
 use super::failure::{explain, soft};
 use super::link::{ANSWER_TIMEOUT, Live, lock};
+use super::settle::reject;
 use super::table::short;
 use crate::moment::Moment;
 use crate::transport::{Delivery, DeliveryTag, Queue};
+
+/// How long what the prefetch allows must have been held while more is asked for: what is just being acknowledged makes room by
+/// itself.
+const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// What a receive that has nothing has to do first.
 pub(super) enum Need {
     Nothing,
     /// Some queue is not consumed.
     Open,
-    /// The broker may push nothing more from some queue.
-    Grow,
+    /// The broker may push nothing more from some queue, and may after so long.
+    Grow(Duration),
     /// Far more may be pushed than is needed any longer.
     Shrink,
 }
@@ -39,16 +46,29 @@ impl Core {
     }
 
     /// Whether every queue is consumed, and may be pushed from.
-    pub(super) fn need(&self, state: &State) -> Need {
-        let Some(session) = &state.session else { return Need::Open };
+    pub(super) fn need(&self, state: &mut State) -> Need {
+        let State { session, queues, held, buffer, .. } = state;
+        let Some(session) = session else { return Need::Open };
         let consumed = |queue: &Queue| session.sources.get(&queue.name).is_some_and(|source| source.is_alive);
-        if !state.queues.iter().all(consumed) {
+        if !queues.iter().all(consumed) {
             return Need::Open;
         }
-        if session.sources.values().any(|source| source.outstanding >= u32::from(source.window)) {
-            return Need::Grow;
+        let mut left: Option<Duration> = None;
+        for (queue, source) in &mut session.sources {
+            // What waits in the buffer has not been asked for yet.
+            let is_full = source.is_alive
+                && source.outstanding >= u32::from(source.window)
+                && buffer.iter().all(|delivery| *delivery.queue != **queue);
+            if is_full {
+                let since = *source.wanted.get_or_insert_with(Instant::now);
+                let this = EXHAUSTED.saturating_sub(since.elapsed());
+                left = Some(left.map_or(this, |left| left.min(this)));
+            }
         }
-        let needed = self.window(state.held.len() - state.buffer.len());
+        if let Some(left) = left {
+            return Need::Grow(left);
+        }
+        let needed = self.window(held.len() - buffer.len());
         if session.sources.values().any(|source| source.window / 2 > needed) {
             return Need::Shrink;
         }
@@ -173,7 +193,7 @@ impl Core {
                 return Err(Failure::Lost);
             };
             let task = tokio::spawn(pump(Arc::downgrade(self), session, number, name, deliveries));
-            let source = Source { number, tag, window, outstanding: 0, is_alive: true, task };
+            let source = Source { number, tag, window, outstanding: 0, wanted: None, is_alive: true, task };
             open.sources.insert(queue.to_owned(), source)
         };
         if let Some(old) = old.filter(|old| old.is_alive) {
@@ -222,21 +242,25 @@ impl Core {
         Ok(())
     }
 
-    /// Ends consuming. What has been pushed and not been asked for is given to the caller.
-    pub(super) async fn cease(self: &Arc<Self>) -> Vec<Delivery> {
+    /// Ends consuming. What has been pushed and not been asked for stays in the buffer.
+    pub(super) async fn cease(self: &Arc<Self>) {
         let _opening = self.opening.lock().await;
         let (live, channel, sources) = {
             let mut state = lock(&self.state);
-            let Some(session) = state.session.as_mut() else { return Vec::new() };
+            let Some(session) = state.session.as_mut() else { return };
             let sources: Vec<Source> = session.sources.drain().map(|(_, source)| source).collect();
             (Arc::clone(&session.live), Arc::clone(&session.channel), sources)
         };
         for source in sources {
             // A connection that is lost consumes nothing either.
-            if !live.is_up() || self.cancel(&live, &channel, source).await.is_err() {
-                break;
+            if live.is_up() {
+                let _ = self.cancel(&live, &channel, source).await;
             }
         }
+    }
+
+    /// What has been pushed and not been asked for.
+    pub(super) fn unseen(&self) -> Vec<Delivery> {
         lock(&self.state).buffer.drain(..).collect()
     }
 
@@ -244,9 +268,9 @@ impl Core {
     pub(super) async fn put_back(self: &Arc<Self>, deliveries: Vec<Delivery>) {
         let _settling = self.settling.lock().await;
         let tags: Vec<DeliveryTag> = deliveries.iter().map(|delivery| delivery.tag).collect();
-        let Some((channel, amqp_tags)) = self.release(&tags) else { return };
-        for tag in amqp_tags {
-            let _ = channel.basic_reject(tag, BasicRejectOptions { requeue: true }).await;
+        let Some(session) = self.session_number() else { return };
+        if let Some(released) = self.release(session, &tags, false) {
+            reject(&released).await;
         }
     }
 }
@@ -293,11 +317,7 @@ pub(super) async fn pump(
         let Some(core) = core.upgrade() else { return };
         match pushed {
             Ok(pushed) => core.push(session, source, &queue, pushed),
-            Err(error) => {
-                let said = soft(&error).map(|(_, said)| said.to_owned());
-                core.end_session(session, &said.unwrap_or_else(|| error.to_string()));
-                return;
-            }
+            Err(error) => return core.fail_session(session, &error),
         }
     }
     if let Some(core) = core.upgrade() {

@@ -2,7 +2,6 @@
 //! pushed waits in a buffer until it is asked for.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use celeriac_error::{Error, Result};
@@ -23,10 +22,6 @@ use crate::transport::{ConsumeOptions, Consumer, Delivery, DeliveryTag, Queue, S
 
 /// The prefetch of each queue where the consumer has no limit.
 const UNLIMITED: u32 = 1024;
-
-/// How long what the prefetch allows must have been held before more is asked for: what is just being acknowledged makes
-/// room by itself.
-const EXHAUSTED: Duration = Duration::from_millis(50);
 
 /// A consumer of `RabbitMQ`.
 pub(super) struct AmqpConsumer {
@@ -58,6 +53,7 @@ impl AmqpConsumer {
             opening: tokio::sync::Mutex::default(),
             beginning: tokio::sync::Mutex::default(),
             settling: tokio::sync::Mutex::default(),
+            forgetting: tokio::sync::Mutex::default(),
         });
         core.open().await?;
         let keeper = tokio::spawn(keep(Arc::downgrade(&core)));
@@ -86,19 +82,26 @@ impl Consumer for AmqpConsumer {
             arrived.as_mut().enable();
             let need = match core.take(max) {
                 None => return Ok(Vec::new()),
-                Some(Ok(deliveries)) => {
+                Some(Ok((deliveries, is_overdue))) => {
+                    if is_overdue {
+                        // Beside other queues that always have something.
+                        tokio::spawn(grow(Arc::clone(core)));
+                    }
                     fault_point!("amqp.receive.after");
                     return Ok(deliveries);
                 }
                 Some(Err(need)) => need,
             };
+            if let Some(error) = lock(&core.state).failure.take() {
+                return Err(error);
+            }
             match need {
                 Need::Nothing => arrived.await,
                 // Finished even when this receive is dropped meanwhile.
                 Need::Open => run(core, |core| async move { core.open().await }).await?,
                 Need::Shrink => run(core, |core| async move { core.resize().await }).await?,
-                Need::Grow => {
-                    if tokio::time::timeout(EXHAUSTED, arrived).await.is_err() {
+                Need::Grow(left) => {
+                    if left.is_zero() || tokio::time::timeout(left, arrived).await.is_err() {
                         run(core, |core| async move { core.resize().await }).await?;
                     }
                 }
@@ -111,7 +114,7 @@ impl Consumer for AmqpConsumer {
     }
 
     async fn still_held(&self, tags: &[DeliveryTag]) -> Result<Vec<bool>> {
-        self.core.make_certain().await?;
+        self.core.make_certain().await;
         let state = lock(&self.core.state);
         Ok(tags.iter().map(|tag| state.held.contains_key(&tag.0)).collect())
     }
@@ -179,7 +182,15 @@ impl Consumer for AmqpConsumer {
     }
 
     async fn pause(&self) -> Vec<Delivery> {
-        self.core.cease().await
+        // Finished even when nobody waits for it, so that no queue is consumed twice afterwards.
+        let ceased = run(&self.core, |core| async move {
+            core.cease().await;
+            Ok(())
+        });
+        if let Err(error) = ceased.await {
+            log::warn!("{error}");
+        }
+        self.core.unseen()
     }
 
     async fn stop(&self) {
@@ -187,7 +198,8 @@ impl Consumer for AmqpConsumer {
         self.core.arrived.notify_waiters();
         let core = Arc::clone(&self.core);
         let stopping = tokio::spawn(async move {
-            let unseen = core.cease().await;
+            core.cease().await;
+            let unseen = core.unseen();
             if !unseen.is_empty() {
                 core.put_back(unseen).await;
                 // Once this is answered the queues have them again.
@@ -206,6 +218,7 @@ impl Consumer for AmqpConsumer {
             state.buffer.clear();
             state.session.take()
         };
+        begin::all_forgotten(&self.core).await;
         let Some(session) = session else { return Ok(()) };
         if session.live.is_up() {
             // The broker answers once everything is back in its queue. Where it does not, that is back all the same.
@@ -213,6 +226,14 @@ impl Consumer for AmqpConsumer {
             let _ = tokio::time::timeout(ANSWER_TIMEOUT, closing).await;
         }
         Ok(())
+    }
+}
+
+/// Consumes anew whose prefetch is used up, unless that is under way.
+async fn grow(core: Arc<Core>) {
+    let is_under_way = core.opening.try_lock().is_err();
+    if !is_under_way && let Err(error) = core.resize().await {
+        log::debug!("{error}");
     }
 }
 

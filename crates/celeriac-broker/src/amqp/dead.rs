@@ -5,29 +5,32 @@
 //! confirmed elsewhere, so a process that dies while it reads leaves all of it in its place. One reads at a time: an
 //! exclusive queue of the broker is the lock, which goes with its connection.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use celeriac_error::{Error, Result};
-use celeriac_protocol::{Message, envelope};
+use celeriac_protocol::envelope;
+use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions,
 };
 use lapin::protocol::AMQPSoftError;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::protocol::basic::{gen_properties, parse_properties};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use super::begin;
+use super::core::Original;
 use super::failure::{explain, soft};
-use super::link::Live;
-use super::properties::{Origin, from_amqp, to_amqp};
+use super::link::{ANSWER_TIMEOUT, FRAME_MAX, Live};
+use super::properties::{from_amqp, wire_size};
 use super::publish::{Lane, Ready};
 use super::table::{long, short, text, whole};
-use super::topology::{Topology, close};
+use super::topology::Topology;
 use crate::dead::DeadLetter;
 use crate::fault_point;
 
@@ -39,6 +42,15 @@ const LOCK: &str = "celeriac.dead.lock";
 
 /// What is known of a letter.
 const HEADER: &str = "x-celeriac-dead";
+
+/// The longest detail, in bytes.
+const LONGEST_DETAIL: usize = 4096;
+
+/// What a header frame has beside the properties, and some more.
+const ROOM: usize = 64;
+
+/// How many letters are taken at first.
+const FIRST_WINDOW: u16 = 64;
 
 /// How soon it is tried again to become the one who reads.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
@@ -57,13 +69,18 @@ pub(super) struct DeadList {
 struct Taken {
     amqp_tag: u64,
     letter: DeadLetter,
+    /// The envelope.
     raw: Bytes,
+    original: Original,
 }
 
 /// The right to read.
 struct Reader {
     live: Arc<Live>,
     channel: Channel,
+    topology: Arc<Topology>,
+    /// How many letters there are.
+    total: u64,
     _reading: OwnedMutexGuard<()>,
 }
 
@@ -72,11 +89,11 @@ impl DeadList {
         Self { topology, reading: Arc::default() }
     }
 
-    /// Adds messages, each with the queue that it was taken from, the reason, the detail and the envelope.
+    /// Adds messages, each with the queue that it was taken from, the reason and the detail.
     pub(super) async fn add(
         &self,
         lane: &Lane,
-        letters: Vec<(Arc<str>, &'static str, String, Bytes)>,
+        letters: Vec<(Arc<str>, &'static str, String, Original)>,
     ) -> Vec<Result<()>> {
         let count = letters.len();
         let all = |error: Error| (0..count).map(|_| Err(error.clone())).collect();
@@ -85,11 +102,12 @@ impl DeadList {
         }
         let messages: Result<Vec<Ready>> = letters
             .into_iter()
-            .map(|(queue, reason, detail, raw)| {
-                let mut letter = DeadLetter::new(&queue, reason, &detail, &raw);
+            .map(|(queue, reason, detail, original)| {
+                let raw = envelope_of(&original);
+                let mut letter = DeadLetter::new(&queue, reason, shortened(&detail), &raw);
                 let id = uuid::Uuid::new_v4().simple().to_string();
                 id[..16].clone_into(&mut letter.id);
-                pack(&letter, &raw)
+                pack(&letter, original)
             })
             .collect();
         fault_point!("amqp.bury.before");
@@ -107,9 +125,9 @@ impl DeadList {
 
     pub(super) async fn count(&self) -> Result<u64> {
         let reader = self.read().await?;
-        let count = self.declare().await;
+        let count = reader.total;
         reader.end().await;
-        count
+        Ok(count)
     }
 
     pub(super) async fn list(&self, offset: usize, limit: usize) -> Result<Vec<DeadLetter>> {
@@ -120,9 +138,9 @@ impl DeadList {
         let mut letters = Vec::new();
         let mut place = 0;
         let read = reader
-            .take(|taken| {
+            .take(|got| {
                 if place >= offset {
-                    letters.push(taken.letter);
+                    letters.push(unpack(got).letter);
                 }
                 place += 1;
                 letters.len() < limit
@@ -136,8 +154,9 @@ impl DeadList {
         let reader = self.read().await?;
         let mut found = None;
         let read = reader
-            .take(|taken| {
-                if taken.letter.id == id {
+            .take(|got| {
+                if id_of(&got) == Some(id) {
+                    let taken = unpack(got);
                     found = Some((taken.letter, taken.raw));
                 }
                 found.is_none()
@@ -193,9 +212,9 @@ impl DeadList {
             let taken = found.remove(id);
             moved.push(taken.is_some());
             let Some(taken) = taken else { continue };
-            let message = envelope::decode(&taken.raw)?;
             let destination = taken.letter.destination(queue)?;
-            messages.push(Ready::to_queue(destination, message.body.clone(), anonymous(&message)?)?);
+            let Original { properties, body, .. } = &taken.original;
+            messages.push(Ready::to_queue(destination, body.clone(), replayed(properties))?);
             sources.push(taken);
         }
         fault_point!("amqp.replay.before");
@@ -220,14 +239,26 @@ impl DeadList {
     async fn read(&self) -> Result<Reader> {
         let reading = Arc::clone(&self.reading).lock_owned().await;
         let end = Instant::now() + PATIENCE;
-        self.declare().await?;
         loop {
             let live = self.topology.live().await?;
             let channel = live.channel().await?;
             let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
             let asked = channel.queue_declare(short(LOCK)?, options, FieldTable::default());
             match live.raw_answer(asked).await? {
-                Ok(_) => return Ok(Reader { live, channel, _reading: reading }),
+                Ok(_) => {
+                    let topology = Arc::clone(&self.topology);
+                    let mut reader = Reader { live, channel, topology, total: 0, _reading: reading };
+                    return match self.declare().await {
+                        Ok(total) => {
+                            reader.total = total;
+                            Ok(reader)
+                        }
+                        Err(error) => {
+                            reader.end().await;
+                            Err(error)
+                        }
+                    };
+                }
                 Err(error) if matches!(soft(&error), Some((AMQPSoftError::RESOURCELOCKED, _))) => {
                     if Instant::now() > end {
                         let reason = "somebody else reads the dead list and does not end".to_owned();
@@ -242,16 +273,34 @@ impl DeadList {
 }
 
 impl Reader {
-    /// Takes one letter after the other, for as long as `wanted` says so.
-    async fn take(&self, mut wanted: impl FnMut(Taken) -> bool + Send) -> Result<()> {
-        loop {
-            let asked = self.channel.basic_get(short(QUEUE)?, BasicGetOptions::default());
-            let Some(got) = self.live.answer(asked).await? else { return Ok(()) };
-            let taken = unpack(got.delivery);
-            if !wanted(taken) {
-                return Ok(());
+    /// Takes one letter after the other, for as long as `wanted` says so. They are consumed, some at first, then more and more:
+    /// to ask for each by itself takes a round trip a letter.
+    async fn take(&self, mut wanted: impl FnMut(lapin::message::Delivery) -> bool + Send) -> Result<()> {
+        let mut left = self.total;
+        let mut window = FIRST_WINDOW;
+        while left > 0 {
+            self.live.answer(self.channel.basic_qos(window, BasicQosOptions { global: false })).await?;
+            let options = BasicConsumeOptions::default();
+            let asked = self.channel.basic_consume(short(QUEUE)?, "".into(), options, FieldTable::default());
+            let mut coming = self.live.answer(asked).await?;
+            let count = left.min(u64::from(window));
+            for _ in 0..count {
+                match tokio::time::timeout(ANSWER_TIMEOUT, coming.next()).await {
+                    Ok(Some(Ok(got))) => {
+                        if !wanted(got) {
+                            return Ok(());
+                        }
+                    }
+                    Ok(Some(Err(error))) => return Err(explain(&self.live.url, &error)),
+                    // That is all that there is.
+                    _ => return Ok(()),
+                }
             }
+            left -= count;
+            window = window.saturating_mul(4);
+            self.live.answer(self.channel.basic_cancel(coming.tag(), BasicCancelOptions::default())).await?;
         }
+        Ok(())
     }
 
     async fn find(&self, ids: &[String]) -> Result<HashMap<String, Taken>> {
@@ -260,8 +309,9 @@ impl Reader {
         if left.is_empty() {
             return Ok(found);
         }
-        self.take(|taken| {
-            if left.remove(taken.letter.id.as_str()) {
+        self.take(|got| {
+            if id_of(&got).is_some_and(|id| left.remove(id)) {
+                let taken = unpack(got);
                 found.insert(taken.letter.id.clone(), taken);
             }
             !left.is_empty()
@@ -276,84 +326,182 @@ impl Reader {
 
     /// Puts back what was not acknowledged, in its order, and lets others read.
     async fn end(self) {
-        let options = BasicNackOptions { multiple: true, requeue: true };
-        // Tag 0 is everything.
-        let _ = self.live.answer(self.channel.basic_nack(0, options)).await;
-        let Ok(name) = short(LOCK) else { return };
-        let _ = self.live.answer(self.channel.queue_delete(name, QueueDeleteOptions::default())).await;
-        close(self.channel).await;
+        // The broker answers once all of it is in its place. To reject it would only begin with that.
+        let _ = tokio::time::timeout(PATIENCE, self.channel.close(200, "OK".into())).await;
+        // Over another channel: when this one was closed meanwhile, the lock would stand as long as the connection.
+        if let Err(error) = self.topology.delete_queue(LOCK).await {
+            log::debug!("The lock of the dead list stays: {error}");
+        }
     }
 }
 
-/// Properties that may be published by whoever publishes them: the broker refuses another's user.
-fn anonymous(message: &Message) -> Result<BasicProperties> {
-    let mut message = message.clone();
-    if message.properties.other.contains("user_id") {
-        let object = format!("{{{}}}", message.properties.other);
-        let members = celeriac_protocol::json::object_members(object.as_bytes())?;
-        let kept = members.iter().filter(|(name, _)| name != "user_id");
-        message.properties.other =
-            kept.map(|(name, value)| format!("\"{name}\": {value}")).collect::<Vec<_>>().join(", ");
-    }
-    to_amqp(&message)
+/// What may be said of why a message is there.
+fn shortened(detail: &str) -> &str {
+    &detail[..detail.floor_char_boundary(LONGEST_DETAIL)]
 }
 
-/// The message as it is kept: for as long as it takes, and on disk.
-fn pack(letter: &DeadLetter, raw: &Bytes) -> Result<Ready> {
-    let mut message = envelope::decode(raw)?;
-    let origin = std::mem::take(&mut message.properties.delivery_info);
+fn envelope_of(original: &Original) -> Bytes {
+    let message = from_amqp(&original.properties, original.body.clone(), &original.origin(), None);
+    Bytes::from(envelope::encode(&message, original.exchange.as_str(), original.routing_key.as_str()))
+}
+
+/// Properties with these headers that may be published by whoever publishes them, and for as long as it takes: the broker
+/// refuses another's user.
+fn anonymous(given: &BasicProperties, headers: Option<FieldTable>) -> BasicProperties {
+    let mut properties = BasicProperties::default();
+    if let Some(headers) = headers {
+        properties = properties.with_headers(headers);
+    }
+    for (text, with) in [
+        (given.content_type(), BasicProperties::with_content_type as fn(BasicProperties, ShortString) -> _),
+        (given.content_encoding(), BasicProperties::with_content_encoding),
+        (given.correlation_id(), BasicProperties::with_correlation_id),
+        (given.reply_to(), BasicProperties::with_reply_to),
+        (given.message_id(), BasicProperties::with_message_id),
+        (given.kind(), BasicProperties::with_type),
+        (given.app_id(), BasicProperties::with_app_id),
+        (given.cluster_id(), BasicProperties::with_cluster_id),
+    ] {
+        if let Some(text) = text {
+            properties = with(properties, text.clone());
+        }
+    }
+    if let Some(priority) = given.priority() {
+        properties = properties.with_priority(*priority);
+    }
+    if let Some(timestamp) = given.timestamp() {
+        properties = properties.with_timestamp(*timestamp);
+    }
+    properties
+}
+
+/// Properties as they are sent again.
+fn replayed(given: &BasicProperties) -> BasicProperties {
+    let mut properties = anonymous(given, given.headers().clone());
+    if let Some(expiration) = given.expiration() {
+        properties = properties.with_expiration(expiration.clone());
+    }
+    if let Some(mode) = given.delivery_mode() {
+        properties = properties.with_delivery_mode(*mode);
+    }
+    properties
+}
+
+/// The message as it is kept: with its own properties and headers, for as long as it takes, and on disk. Where its headers leave
+/// no room for ours, they come before its body.
+fn pack(letter: &DeadLetter, original: Original) -> Result<Ready> {
     let mut known = FieldTable::default();
     known.insert("id".into(), long(&letter.id));
     known.insert("queue".into(), long(&letter.queue));
     known.insert("reason".into(), long(&letter.reason));
     known.insert("detail".into(), long(&letter.detail));
     known.insert("at_ms".into(), AMQPValue::LongLongInt(letter.at_ms as i64));
-    known.insert("exchange".into(), long(&origin.exchange));
-    known.insert("routing_key".into(), long(&origin.routing_key));
-    known.insert("redelivered".into(), AMQPValue::Boolean(origin.redelivered));
-    if let Some(expiration) = message.properties.expiration.take() {
-        known.insert("expiration".into(), long(&expiration));
+    known.insert("exchange".into(), long(original.exchange.as_str()));
+    known.insert("routing_key".into(), long(original.routing_key.as_str()));
+    known.insert("redelivered".into(), AMQPValue::Boolean(original.redelivered));
+    let given = &original.properties;
+    if let Some(expiration) = given.expiration() {
+        known.insert("expiration".into(), long(expiration.as_str()));
     }
-    if let Some(mode) = message.properties.delivery_mode {
-        known.insert("delivery_mode".into(), AMQPValue::LongInt(i32::from(mode)));
+    if let Some(mode) = given.delivery_mode() {
+        known.insert("delivery_mode".into(), AMQPValue::LongInt(i32::from(*mode)));
     }
-    let properties = anonymous(&message)?;
-    let mut headers = properties.headers().clone().unwrap_or_default();
+    if let Some(user) = given.user_id() {
+        known.insert("user_id".into(), long(user.as_str()));
+    }
+    if given.headers().is_none() {
+        known.insert("headerless".into(), AMQPValue::Boolean(true));
+    }
+    let mut headers = given.headers().clone().unwrap_or_default();
+    headers.insert(HEADER.into(), AMQPValue::FieldTable(known.clone()));
+    let properties = anonymous(given, Some(headers)).with_delivery_mode(2);
+    if wire_size(&properties) + ROOM <= FRAME_MAX as usize {
+        return Ready::to_queue(QUEUE, original.body, properties);
+    }
+    known.insert("whole".into(), AMQPValue::Boolean(true));
+    let mut headers = FieldTable::default();
     headers.insert(HEADER.into(), AMQPValue::FieldTable(known));
-    Ready::to_queue(QUEUE, message.body, properties.with_headers(headers).with_delivery_mode(2))
+    let properties = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
+    Ready::to_queue(QUEUE, join(given, &original.body)?, properties)
+}
+
+/// Properties as they are on the wire, with their length before them, and a body after them.
+fn join(properties: &BasicProperties, body: &[u8]) -> Result<Bytes> {
+    let written = gen_properties(properties)(Vec::new().into());
+    let (written, _) = written.map_err(|error| Error::Encode { reason: error.to_string() })?.into_inner();
+    Ok([&(written.len() as u32).to_be_bytes()[..], &written, body].concat().into())
+}
+
+/// What [`join`] has joined.
+fn split(joined: &Bytes) -> Option<(BasicProperties, Bytes)> {
+    let (length, rest) = joined.split_first_chunk()?;
+    let properties = rest.get(..u32::from_be_bytes(*length) as usize)?;
+    let (_, read) = parse_properties(properties).ok()?;
+    Some((read, joined.slice(length.len() + properties.len()..)))
+}
+
+/// The message as it was, from how it is kept.
+fn original(got: lapin::message::Delivery, known: &FieldTable) -> Original {
+    let is = |name: &str| matches!(known.inner().get(name), Some(AMQPValue::Boolean(true)));
+    let name = |field: &str| text(known, field).and_then(|name| short(name).ok());
+    let body = Bytes::from(got.data);
+    let joined = if is("whole") { split(&body) } else { None };
+    let (properties, body) = joined.unwrap_or_else(|| {
+        let headers = got.properties.headers().iter().flat_map(|table| table.inner());
+        let headers = headers.filter(|(name, _)| name.as_str() != HEADER);
+        let headers: BTreeMap<_, _> = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut properties = anonymous(&got.properties, (!is("headerless")).then(|| headers.into()));
+        if let Some(expiration) = name("expiration") {
+            properties = properties.with_expiration(expiration);
+        }
+        if let Some(mode) = whole(known, "delivery_mode").and_then(|mode| u8::try_from(mode).ok()) {
+            properties = properties.with_delivery_mode(mode);
+        }
+        if let Some(user) = name("user_id") {
+            properties = properties.with_user_id(user);
+        }
+        (properties, body)
+    });
+    Original {
+        properties,
+        body,
+        exchange: name("exchange").unwrap_or_default(),
+        routing_key: name("routing_key").unwrap_or_default(),
+        redelivered: is("redelivered"),
+    }
+}
+
+/// The id of a letter, where it is one of ours.
+fn id_of(got: &lapin::message::Delivery) -> Option<&str> {
+    match got.properties.headers().as_ref()?.inner().get(HEADER)? {
+        AMQPValue::FieldTable(known) => text(known, "id"),
+        _ => None,
+    }
 }
 
 /// What is known of a message in the list. One that somebody else has put there is listed too: what is hidden is never looked
 /// after.
 fn unpack(got: lapin::message::Delivery) -> Taken {
+    let amqp_tag = got.delivery_tag;
     let known = match got.properties.headers().as_ref().and_then(|headers| headers.inner().get(HEADER)) {
         Some(AMQPValue::FieldTable(known)) => Some(known.clone()),
         _ => None,
     };
-    let is_ours = known.is_some();
-    let known = known.unwrap_or_default();
-    let origin = Origin {
-        exchange: text(&known, "exchange").unwrap_or_default(),
-        routing_key: text(&known, "routing_key").unwrap_or_default(),
-        redelivered: matches!(known.inner().get("redelivered"), Some(AMQPValue::Boolean(true))),
+    let Some(known) = known else {
+        let original = Original::from(got);
+        let original =
+            Original { exchange: "".into(), routing_key: "".into(), redelivered: false, ..original };
+        let raw = envelope_of(&original);
+        let detail = "it was put into the list by somebody else";
+        let mut letter = DeadLetter::new("", "unreadable", detail, &raw);
+        letter.at_ms = 0;
+        return Taken { amqp_tag, letter, raw, original };
     };
-    let mut message = from_amqp(&got.properties, Bytes::from(got.data), &origin, Some(HEADER));
-    if is_ours {
-        message.properties.expiration = text(&known, "expiration").map(str::to_owned);
-        message.properties.delivery_mode =
-            whole(&known, "delivery_mode").and_then(|mode| u8::try_from(mode).ok());
-    }
-    let raw = Bytes::from(envelope::encode(&message, origin.exchange, origin.routing_key));
-    let (reason, detail) = if is_ours {
-        (text(&known, "reason").unwrap_or_default(), text(&known, "detail").unwrap_or_default())
-    } else {
-        ("unreadable", "it was put into the list by somebody else")
-    };
-    let mut letter = DeadLetter::new(text(&known, "queue").unwrap_or_default(), reason, detail, &raw);
+    let original = original(got, &known);
+    let raw = envelope_of(&original);
+    let field = |name: &str| text(&known, name).unwrap_or_default();
+    let mut letter = DeadLetter::new(field("queue"), field("reason"), field("detail"), &raw);
     letter.at_ms = whole(&known, "at_ms").map_or(0, |at| at as u64);
-    letter.id = match text(&known, "id") {
-        Some(id) => id.to_owned(),
-        None => String::new(),
-    };
-    Taken { amqp_tag: got.delivery_tag, letter, raw }
+    field("id").clone_into(&mut letter.id);
+    Taken { amqp_tag, letter, raw, original }
 }

@@ -5,8 +5,9 @@
 //! whoever needs it next opens another.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use celeriac_error::{Error, Result};
@@ -22,8 +23,11 @@ use super::settings::{Failover, LoginMethod, Settings, Target};
 /// How long an answer may take: what the broker does at once takes milliseconds.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long an answer that says why may still come after its connection was lost.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// The largest frame: py-amqp's.
-const FRAME_MAX: u32 = 131_072;
+pub(super) const FRAME_MAX: u32 = 131_072;
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -33,13 +37,15 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(super) struct Live {
     /// Grows with every connection of the link.
     pub(super) number: u64,
+    /// Which of the servers it leads to.
+    place: usize,
     /// The URL that it was opened with.
     pub(super) url: String,
     connection: Connection,
     /// True once it was lost or closed.
     ended: watch::Sender<bool>,
     /// Why the broker takes no publications, while it does not.
-    blocked: Mutex<Option<String>>,
+    blocked: watch::Sender<Option<String>>,
 }
 
 impl Live {
@@ -62,11 +68,21 @@ impl Live {
         &self,
         asked: impl Future<Output = lapin::Result<T>>,
     ) -> Result<lapin::Result<T>> {
-        if let Ok(answer) = tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
-            return Ok(answer);
+        let mut ended = self.ended();
+        let lost = async {
+            // An error means that the connection itself is gone.
+            let _ = ended.wait_for(|ended| *ended).await;
+            tokio::time::sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            biased;
+            answer = pin!(asked) => Ok(answer),
+            () = lost => Err(self.unavailable("the connection was lost".to_owned())),
+            () = tokio::time::sleep(ANSWER_TIMEOUT) => {
+                self.give_up();
+                Err(self.unavailable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
+            }
         }
-        self.give_up();
-        Err(self.unavailable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())))
     }
 
     pub(super) fn unavailable(&self, reason: String) -> Error {
@@ -85,7 +101,26 @@ impl Live {
 
     /// Why the broker takes no publications, while it does not.
     pub(super) fn blocked(&self) -> Option<String> {
-        lock(&self.blocked).clone()
+        self.blocked.borrow().clone()
+    }
+
+    /// Resolves once the broker takes publications, or the connection is lost.
+    pub(super) async fn freed(self: Arc<Self>) {
+        let (mut blocked, mut ended) = (self.blocked.subscribe(), self.ended());
+        tokio::select! {
+            _ = blocked.wait_for(Option::is_none) => {}
+            _ = ended.wait_for(|ended| *ended) => {}
+        }
+    }
+
+    /// Whether lapin itself knows that the connection is over: then it says so to whoever waits for something on it.
+    pub(super) fn is_over(&self) -> bool {
+        !self.connection.status().connected()
+    }
+
+    /// The largest frame that the broker takes, in bytes.
+    pub(super) fn frame_max(&self) -> usize {
+        self.connection.configuration().frame_max() as usize
     }
 
     /// How long the broker waits for a sign of life, at least; `None` when it waits for ever.
@@ -111,6 +146,10 @@ struct State {
 /// A connection that comes again.
 pub(super) struct Link {
     settings: Arc<Settings>,
+    /// Whose server this one goes to. Servers in a list need not be a cluster, and what is declared on one is not on the other.
+    leader: Option<Arc<Link>>,
+    /// What is open, to be looked at without waiting.
+    current: Mutex<Weak<Live>>,
     /// What it is for, as the broker lists it.
     name: &'static str,
     state: tokio::sync::Mutex<State>,
@@ -119,9 +158,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(settings: Arc<Settings>, name: &'static str) -> Self {
+    pub(super) fn new(settings: Arc<Settings>, name: &'static str, leader: Option<Arc<Link>>) -> Self {
         Self {
             settings,
+            leader,
+            current: Mutex::default(),
             name,
             state: tokio::sync::Mutex::default(),
             numbers: AtomicU64::new(0),
@@ -142,16 +183,44 @@ impl Link {
         self.check_open()?;
         let mut state = self.state.lock().await;
         self.check_open()?;
-        if let Some(live) = state.live.as_ref().filter(|live| live.is_up()) {
+        let leading = match &self.leader {
+            Some(leader) => Some(Box::pin(leader.get()).await?),
+            None => None,
+        };
+        let is_there = |live: &Live| leading.as_ref().is_none_or(|leading| leading.place == live.place);
+        if let Some(live) = state.live.as_ref().filter(|live| live.is_up() && is_there(live)) {
             return Ok(Arc::clone(live));
         }
         if let Some(lost) = state.live.take() {
             lost.give_up();
         }
-        let live = Arc::new(self.open(&mut state).await?);
+        let opened = match &leading {
+            None => self.open(&mut state).await,
+            Some(leading) => {
+                let opened = self.connect(leading.place).await;
+                if opened.is_err() {
+                    // Where its server does not answer, the other connection is soon found to be lost too, and goes elsewhere.
+                    let _ = leading.channel().await;
+                }
+                opened
+            }
+        };
+        let live = Arc::new(opened?);
         listen(&live);
+        *lock(&self.current) = Arc::downgrade(&live);
         state.live = Some(Arc::clone(&live));
         Ok(live)
+    }
+
+    /// What is open now.
+    pub(super) fn peek(&self) -> Option<Arc<Live>> {
+        lock(&self.current).upgrade().filter(|live| live.is_up())
+    }
+
+    /// Whether it leads to where the leader is.
+    pub(super) fn is_in_place(&self, live: &Live) -> bool {
+        let leading = self.leader.as_ref().and_then(|leader| leader.peek());
+        leading.is_none_or(|leading| leading.place == live.place)
     }
 
     /// Tries each server once.
@@ -163,8 +232,7 @@ impl Link {
         }
         let mut worst: Option<Error> = None;
         for place in order {
-            let target = &self.settings.targets[place];
-            match self.connect(target).await {
+            match self.connect(place).await {
                 Ok(live) => {
                     state.next = place;
                     return Ok(live);
@@ -181,7 +249,8 @@ impl Link {
         Err(worst.unwrap_or_else(|| Error::Internal("a broker without a URL".to_owned())))
     }
 
-    async fn connect(&self, target: &Target) -> Result<Live> {
+    async fn connect(&self, place: usize) -> Result<Live> {
+        let target = &self.settings.targets[place];
         let properties = ConnectionProperties::default()
             .with_client_property("product".into(), "celeriac".into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into())
@@ -219,10 +288,11 @@ impl Link {
             .map_err(|error| explain_connecting(&target.url, &error))?;
         let live = Live {
             number: self.numbers.fetch_add(1, Ordering::Relaxed) + 1,
+            place,
             url: target.url.clone(),
             connection,
             ended: watch::Sender::new(false),
-            blocked: Mutex::default(),
+            blocked: watch::Sender::new(None),
         };
         Ok(live)
     }
@@ -246,11 +316,11 @@ fn listen(live: &Arc<Live>) {
             match event {
                 Event::ConnectionBlocked(reason) => {
                     log::warn!("{} takes no messages for now: {reason}", live.url);
-                    *lock(&live.blocked) = Some(reason);
+                    live.blocked.send_replace(Some(reason));
                 }
                 Event::ConnectionUnblocked => {
                     log::warn!("{} takes messages again.", live.url);
-                    *lock(&live.blocked) = None;
+                    live.blocked.send_replace(None);
                 }
                 Event::Error(_) if !live.connection.status().connected() => {
                     live.give_up();

@@ -52,10 +52,10 @@ pub(crate) const SCHEMES: &[&str] = &["amqp", "amqps", "pyamqp", "librabbitmq"];
 #[allow(clippy::needless_pass_by_value)]
 pub(crate) fn open(url: &str, options: TransportOptions) -> Result<Arc<dyn Transport>> {
     let settings = Arc::new(Settings::new(url, &options)?);
-    let consuming = Arc::new(Link::new(Arc::clone(&settings), "consuming"));
+    let consuming = Arc::new(Link::new(Arc::clone(&settings), "consuming", None));
     let topology = Arc::new(Topology::new(Arc::clone(&consuming)));
     Ok(Arc::new(AmqpTransport {
-        publishing: Arc::new(Link::new(Arc::clone(&settings), "publishing")),
+        publishing: Arc::new(Link::new(Arc::clone(&settings), "publishing", Some(Arc::clone(&consuming)))),
         dead: Arc::new(DeadList::new(Arc::clone(&topology))),
         settings,
         consuming,
@@ -144,7 +144,7 @@ impl Transport for AmqpTransport {
         let channel = live.channel().await?;
         match live.raw_answer(channel.queue_purge(short(queue)?, QueuePurgeOptions::default())).await? {
             Ok(count) => {
-                topology::close(channel).await;
+                topology::close(channel);
                 Ok(u64::from(count))
             }
             Err(error) if matches!(soft(&error), Some((AMQPSoftError::NOTFOUND, _))) => Ok(0),

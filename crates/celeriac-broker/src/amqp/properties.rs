@@ -5,12 +5,12 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use celeriac_error::Result;
+use celeriac_error::{Error, Result};
 use celeriac_protocol::{DeliveryInfo, Message, Properties, json};
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 
-use super::table::{from_json, short, to_json, to_json_without};
+use super::table::{self, from_json, short, to_json, to_json_without};
 
 /// What goes into the header frame.
 ///
@@ -38,9 +38,43 @@ pub(super) fn to_amqp(message: &Message) -> Result<BasicProperties> {
         properties = properties.with_reply_to(short(queue.as_str())?);
     }
     if let Some(milliseconds) = &given.expiration {
-        properties = properties.with_expiration(short(milliseconds.as_str())?);
+        properties = expiring(properties, milliseconds)?;
     }
     if given.other.is_empty() { Ok(properties) } else { others(properties, &given.other) }
+}
+
+/// The broker ends the channel for everybody on it over an expiration that it does not understand, or that is beyond its
+/// longest, some 50 days; what lives longer expires by its header `expires` alone.
+fn expiring(properties: BasicProperties, milliseconds: &str) -> Result<BasicProperties> {
+    if milliseconds.is_empty() || !milliseconds.bytes().all(|byte| byte.is_ascii_digit()) {
+        let reason = format!("the expiration must be a whole number of milliseconds, not `{milliseconds}`");
+        return Err(Error::Encode { reason });
+    }
+    Ok(match milliseconds.parse::<u32>() {
+        Ok(_) => properties.with_expiration(short(milliseconds)?),
+        Err(_) => properties,
+    })
+}
+
+/// How many bytes the properties have on the wire, with the flags that say which are there.
+pub(super) fn wire_size(properties: &BasicProperties) -> usize {
+    let texts = [
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.expiration(),
+        properties.message_id(),
+        properties.kind(),
+        properties.user_id(),
+        properties.app_id(),
+        properties.cluster_id(),
+    ];
+    let texts: usize = texts.into_iter().flatten().map(|text| 1 + text.as_str().len()).sum();
+    let small =
+        usize::from(properties.delivery_mode().is_some()) + usize::from(properties.priority().is_some());
+    let timestamp = if properties.timestamp().is_some() { 8 } else { 0 };
+    2 + texts + small + timestamp + properties.headers().as_ref().map_or(0, table::wire_size)
 }
 
 /// The rarer ones; as in kombu, names that AMQP does not have are left out.
@@ -173,6 +207,20 @@ mod tests {
         assert_eq!(*properties.priority(), Some(0));
         assert_eq!(properties.user_id().as_ref().map(ShortString::as_str), Some("me"));
         assert_eq!(*properties.content_type(), None);
+    }
+
+    #[test]
+    fn an_expiration_that_ends_the_channel_is_not_sent() {
+        let with = |expiration: &str| {
+            let mut message = Message::default();
+            message.properties.expiration = Some(expiration.to_owned());
+            to_amqp(&message).map(|properties| properties.expiration().as_ref().map(ToString::to_string))
+        };
+        assert_eq!(with("4294967295").unwrap().as_deref(), Some("4294967295"));
+        assert_eq!(with("5184000000").unwrap(), None);
+        for wrong in ["", "-1", "1.5", "soon"] {
+            assert_eq!(with(wrong).unwrap_err().code(), "ERR_CELERIAC_ENCODE", "{wrong}");
+        }
     }
 
     #[test]

@@ -7,8 +7,11 @@
 //! it reads next, not to its own, and reads several confirmations in one frame in any order. So all confirmations are
 //! looked at together: those of one frame are judged once that whole frame was read, and what came back is found by what is
 //! in it.
+//!
+//! Some messages end the channel, or the connection, for all that are on it, and the broker does not say which one it was. So
+//! what was on its way is sent again in smaller and smaller groups, until the one that is to blame is alone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,24 +23,33 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::protocol::AMQPSoftError;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::{BasicProperties, Channel, Confirmation, ErrorKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::failure::{explain, soft};
+use super::failure::explain;
 use super::link::{Link, Live};
-use super::properties::to_amqp;
+use super::properties::{to_amqp, wire_size};
 use super::table::short;
 use super::topology::Topology;
 use crate::fault_point;
 use crate::transport::{ExchangeType, Publication};
 
-/// The most messages on their way.
-const WINDOW: usize = 2048;
+/// The most messages on their way; fewer when some of them ended the channel, and one by one after the second time.
+const WINDOWS: [usize; 3] = [2048, 32, 1];
 
-/// How long a confirmation may take. The broker confirms what it has written to its disk.
+/// The most bytes on their way, unless one message alone has more.
+const WINDOW_BYTES: usize = 32 << 20;
+
+/// How long a confirmation may take after the one before it. The broker confirms what it has written to its disk.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long what is left of a channel that ended may take to say so.
+const LANDING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a header frame has beside the properties: its type, channel, length, class, weight, size of the body, and its end.
+const HEADER_FRAME: usize = 7 + 2 + 2 + 8 + 1;
 
 /// A message that only has to be sent.
 pub(super) struct Ready {
@@ -47,6 +59,8 @@ pub(super) struct Ready {
     properties: BasicProperties,
     /// Whether it is an error when no queue takes it. A fanout without listeners is none: nobody wants to know.
     mandatory: bool,
+    /// How many bytes the header frame has, which cannot be divided.
+    header: usize,
 }
 
 impl Ready {
@@ -54,11 +68,13 @@ impl Ready {
         // So that nothing can go wrong with them later.
         short(&*publication.exchange)?;
         short(&*publication.routing_key)?;
+        let properties = to_amqp(&publication.message)?;
         Ok(Self {
             exchange: Arc::clone(&publication.exchange),
             routing_key: Arc::clone(&publication.routing_key),
             body: publication.message.body.clone(),
-            properties: to_amqp(&publication.message)?,
+            header: HEADER_FRAME + wire_size(&properties),
+            properties,
             mandatory: publication.exchange_type != ExchangeType::Fanout,
         })
     }
@@ -66,8 +82,19 @@ impl Ready {
     /// To a queue, by the default exchange.
     pub(super) fn to_queue(queue: &str, body: Bytes, properties: BasicProperties) -> Result<Self> {
         short(queue)?;
-        Ok(Self { exchange: "".into(), routing_key: queue.into(), body, properties, mandatory: true })
+        let header = HEADER_FRAME + wire_size(&properties);
+        Ok(Self { exchange: "".into(), routing_key: queue.into(), body, properties, mandatory: true, header })
     }
+}
+
+/// What one message is to become, if anything stands against it.
+fn fate(missing: &HashMap<Arc<str>, Option<Error>>, publication: &Publication) -> Option<Result<()>> {
+    let (exchange, routing_key) = (&publication.exchange, &publication.routing_key);
+    Some(match (missing.get(exchange)?, publication.exchange_type) {
+        (Some(error), _) => Err(error.clone()),
+        (None, ExchangeType::Fanout) => Ok(()),
+        (None, _) => Err(unroutable(exchange, routing_key)),
+    })
 }
 
 struct Batch {
@@ -91,9 +118,17 @@ impl Lane {
             url: String::new(),
             topology: Arc::clone(&topology),
             open: None,
+            waiting: VecDeque::new(),
+            again: Vec::new(),
             flying: FuturesUnordered::new(),
             entries: BTreeMap::new(),
+            bytes: 0,
+            tries: 0,
             last: 0,
+            landed: Instant::now(),
+            ending: None,
+            stuck: None,
+            was_alone: None,
             replies: BTreeMap::new(),
             last_reply: 0,
         };
@@ -106,28 +141,23 @@ impl Lane {
         if batch.is_empty() {
             return Vec::new();
         }
-        let names = batch.iter().map(|publication| (&publication.exchange, publication.exchange_type));
-        let missing = match self.topology.missing(names).await {
-            Ok(missing) => missing,
-            Err(error) => return batch.iter().map(|_| Err(error.clone())).collect(),
-        };
+        let ready: Vec<Result<Ready>> = batch.iter().map(Ready::new).collect();
+        let fitting = batch.iter().zip(&ready).filter(|(_, ready)| ready.is_ok());
+        let names = fitting.map(|(publication, _)| (&publication.exchange, publication.exchange_type));
+        let missing = self.topology.missing(names).await;
         let mut outcomes: Vec<Option<Result<()>>> = Vec::with_capacity(batch.len());
         let mut messages = Vec::with_capacity(batch.len());
-        for publication in batch {
-            if missing.contains(&publication.exchange) {
-                outcomes.push(Some(match publication.exchange_type {
-                    ExchangeType::Fanout => Ok(()),
-                    _ => Err(unroutable(&publication.exchange, &publication.routing_key)),
-                }));
-                continue;
-            }
-            match Ready::new(publication) {
+        for (publication, ready) in batch.iter().zip(ready) {
+            outcomes.push(match ready {
+                Err(error) => Some(Err(error)),
                 Ok(message) => {
-                    messages.push(message);
-                    outcomes.push(None);
+                    let fate = fate(&missing, publication);
+                    if fate.is_none() {
+                        messages.push(message);
+                    }
+                    fate
                 }
-                Err(error) => outcomes.push(Some(Err(error))),
-            }
+            });
         }
         let mut sent = self.send(messages).await.into_iter();
         let missing = || Err(Error::Internal("a publication without an outcome".to_owned()));
@@ -158,11 +188,18 @@ fn unroutable(exchange: &str, routing_key: &str) -> Error {
 
 type Flight = BoxFuture<'static, (u64, lapin::Result<Confirmation>)>;
 
-/// One message on its way.
-struct Entry {
+/// One message that waits for its turn.
+struct Waiting {
     message: Ready,
     reply: u64,
     place: usize,
+    /// How many channels have ended while it was on its way.
+    tries: usize,
+}
+
+/// One message on its way.
+struct Entry {
+    waiting: Waiting,
     sent: Instant,
     returned: bool,
 }
@@ -185,23 +222,38 @@ struct Task {
     url: String,
     topology: Arc<Topology>,
     open: Option<Open>,
+    waiting: VecDeque<Waiting>,
+    /// What is sent again once everything has landed that was on the same channel, with its number there.
+    again: Vec<(u64, Waiting)>,
     flying: FuturesUnordered<Flight>,
     entries: BTreeMap<u64, Entry>,
+    /// How many bytes the entries have.
+    bytes: usize,
+    /// Those of all entries.
+    tries: usize,
     last: u64,
+    /// When the last confirmation came.
+    landed: Instant,
+    /// Since when the channel of the entries is gone.
+    ending: Option<Instant>,
+    /// Since when the broker takes no messages.
+    stuck: Option<Instant>,
+    /// Whether there was only one message on its way when the channel ended.
+    was_alone: Option<bool>,
     replies: BTreeMap<u64, Reply>,
     last_reply: u64,
 }
 
 impl Task {
     async fn run(mut self, mut batches: mpsc::UnboundedReceiver<Batch>) {
-        let mut waiting: VecDeque<(Ready, u64, usize)> = VecDeque::new();
         loop {
-            self.launch(&mut waiting).await;
-            let oldest = self.entries.first_key_value().map(|(_, entry)| entry.sent + CONFIRM_TIMEOUT);
+            self.launch().await;
+            let end = self.patience();
+            let freed = self.stuck.and_then(|_| self.link.peek()).map(Live::freed);
             tokio::select! {
                 Some(landed) = self.flying.next(), if !self.flying.is_empty() => self.judge(landed),
-                batch = batches.recv(), if waiting.is_empty() => match batch {
-                    Some(batch) => self.accept(batch, &mut waiting),
+                batch = batches.recv(), if self.waiting.is_empty() && self.again.is_empty() => match batch {
+                    Some(batch) => self.accept(batch),
                     None if self.entries.is_empty() => return,
                     None => {
                         // The last lane is gone, and so is everybody who waits.
@@ -209,67 +261,131 @@ impl Task {
                         return;
                     }
                 },
-                () = tokio::time::sleep_until(oldest.unwrap_or_else(Instant::now)), if oldest.is_some() => {
+                () = async { if let Some(freed) = freed { freed.await } }, if self.stuck.is_some() => {
+                    self.stuck = None;
+                }
+                () = tokio::time::sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
                     self.time_out();
                 }
             }
         }
     }
 
-    fn accept(&mut self, batch: Batch, waiting: &mut VecDeque<(Ready, u64, usize)>) {
+    /// Until when the next thing has to happen.
+    fn patience(&self) -> Option<Instant> {
+        let oldest =
+            self.entries.first_key_value().map(|(_, entry)| entry.sent.max(self.landed) + CONFIRM_TIMEOUT);
+        let ending = self.ending.map(|since| since + LANDING_TIMEOUT);
+        let stuck = self.stuck.filter(|_| !self.waiting.is_empty()).map(|since| since + CONFIRM_TIMEOUT);
+        [oldest, ending, stuck].into_iter().flatten().min()
+    }
+
+    fn accept(&mut self, batch: Batch) {
         // Nobody waits for it any longer, and none of it was sent: whoever gave it has tried again, or told that it failed.
         if batch.reply.is_closed() {
             return;
         }
         self.last_reply += 1;
-        let left = batch.messages.len();
+        let (reply, left) = (self.last_reply, batch.messages.len());
         let outcomes = std::iter::repeat_with(|| None).take(left).collect();
-        self.replies.insert(self.last_reply, Reply { outcomes, left, sender: Some(batch.reply) });
-        waiting.extend(
-            batch.messages.into_iter().enumerate().map(|(place, message)| (message, self.last_reply, place)),
-        );
+        self.replies.insert(reply, Reply { outcomes, left, sender: Some(batch.reply) });
+        let waiting = batch.messages.into_iter().enumerate();
+        self.waiting.extend(waiting.map(|(place, message)| Waiting { message, reply, place, tries: 0 }));
     }
 
     /// Sends what waits, as far as the window allows.
-    async fn launch(&mut self, waiting: &mut VecDeque<(Ready, u64, usize)>) {
-        if waiting.is_empty() || self.entries.len() >= WINDOW {
-            return;
+    async fn launch(&mut self) {
+        if self.entries.is_empty() {
+            self.ending = None;
+            self.again.sort_unstable_by_key(|(number, _)| *number);
+            while let Some((_, waiting)) = self.again.pop() {
+                self.waiting.push_front(waiting);
+            }
         }
-        let channel = match self.channel().await {
-            Ok(channel) => channel,
-            Err(error) => {
-                for (_, reply, place) in waiting.drain(..) {
-                    self.settle(reply, place, Err(error.clone()));
-                }
+        while self.has_room() {
+            if self.is_stuck() {
                 return;
             }
-        };
-        while self.entries.len() < WINDOW {
-            let Some((message, reply, place)) = waiting.pop_front() else { break };
-            self.last += 1;
-            let number = self.last;
-            self.flying.push(fly(Arc::clone(&channel), number, &message));
-            let entry = Entry { message, reply, place, sent: Instant::now(), returned: false };
-            self.entries.insert(number, entry);
+            let (channel, frame_max) = match self.channel().await {
+                Ok(Some(channel)) => channel,
+                Ok(None) => return,
+                Err(error) => return self.refuse_waiting(&error),
+            };
+            while self.has_room() {
+                let Some(waiting) = self.waiting.pop_front() else { break };
+                let header = waiting.message.header;
+                if header > frame_max {
+                    let reason = format!(
+                        "the headers and properties have {header} bytes, and the broker takes at most {frame_max}"
+                    );
+                    self.settle(waiting.reply, waiting.place, Err(Error::Encode { reason }));
+                    continue;
+                }
+                self.last += 1;
+                self.tries = waiting.tries;
+                self.bytes += waiting.message.body.len();
+                self.flying.push(fly(Arc::clone(&channel), self.last, &waiting.message));
+                let entry = Entry { waiting, sent: Instant::now(), returned: false };
+                self.entries.insert(self.last, entry);
+            }
         }
     }
 
-    async fn channel(&mut self) -> Result<Arc<Channel>> {
-        if let Some(open) = &self.open {
-            if open.live.is_up() && open.channel.status().connected() {
-                return Ok(Arc::clone(&open.channel));
-            }
-            self.open = None;
-            self.fail_all("the connection was lost");
+    /// Whether the next message may be sent now.
+    fn has_room(&self) -> bool {
+        let Some(next) = self.waiting.front() else { return false };
+        self.entries.is_empty()
+            || next.tries == self.tries
+                && self.entries.len() < WINDOWS[next.tries]
+                && self.bytes + next.message.body.len() <= WINDOW_BYTES
+    }
+
+    /// Whether the broker takes no messages for now. What waits is told so when that takes too long: on a connection that is
+    /// blocked nothing can be asked either.
+    fn is_stuck(&mut self) -> bool {
+        let live = self.link.peek();
+        let Some((live, reason)) = live.and_then(|live| live.blocked().map(|reason| (live, reason))) else {
+            self.stuck = None;
+            return false;
+        };
+        if self.stuck.get_or_insert_with(Instant::now).elapsed() >= CONFIRM_TIMEOUT {
+            self.refuse_waiting(&live.unavailable(takes_none(&reason)));
         }
+        true
+    }
+
+    fn refuse_waiting(&mut self, error: &Error) {
+        while let Some(waiting) = self.waiting.pop_front() {
+            self.settle(waiting.reply, waiting.place, Err(error.clone()));
+        }
+    }
+
+    /// The channel, and the largest frame on it. None when something must land first that was on another.
+    async fn channel(&mut self) -> Result<Option<(Arc<Channel>, usize)>> {
+        if let Some(open) = &self.open {
+            let is_up = open.live.is_up();
+            if is_up && open.channel.status().connected() && self.link.is_in_place(&open.live) {
+                return Ok(Some((Arc::clone(&open.channel), open.live.frame_max())));
+            }
+            if !is_up && !open.live.is_over() {
+                // Given up: nobody will say anything any more.
+                self.fail_all("the connection was lost");
+            }
+            self.end();
+        }
+        if !self.entries.is_empty() {
+            return Ok(None);
+        }
+        self.was_alone = None;
         // What was declared is there again before anything is sent to it.
         self.topology.live().await?;
         let live = self.link.get().await?;
         let channel = Arc::new(live.channel().await?);
         live.answer(channel.confirm_select(ConfirmSelectOptions::default())).await?;
         self.url.clone_from(&live.url);
+        let frame_max = live.frame_max();
         self.open = Some(Open { live, channel: Arc::clone(&channel) });
-        Ok(channel)
+        Ok(Some((channel, frame_max)))
     }
 
     /// One confirmation has landed: looks at all others that have, and tells the outcomes.
@@ -277,6 +393,7 @@ impl Task {
         let mut landed = vec![first];
         self.drain(&mut landed);
         let judged = landed.len();
+        self.landed = Instant::now();
         // The frame that brought the last of them is read to its end once this lock was free.
         if let Some(open) = &self.open {
             let channel = Arc::clone(&open.channel);
@@ -285,16 +402,18 @@ impl Task {
             }
         }
         self.drain(&mut landed);
-        let mut ended = None;
+        let (mut ended, mut taken) = (None, 0);
         let mut outcomes = Vec::with_capacity(landed.len());
         for (number, outcome) in landed {
             let outcome = match outcome {
                 Ok(Confirmation::Ack(returned)) => {
                     self.mark_all(returned);
+                    taken += 1;
                     Ok(true)
                 }
                 Ok(Confirmation::Nack(returned)) => {
                     self.mark_all(returned);
+                    taken += 1;
                     Ok(false)
                 }
                 Ok(Confirmation::NotRequested) => Ok(true),
@@ -304,6 +423,11 @@ impl Task {
                 }
             };
             outcomes.push((number, outcome));
+        }
+        if let Some(error) = &ended {
+            log::debug!("The publishing channel ended: {error}");
+            // What was confirmed did not end it.
+            self.was_alone.get_or_insert(self.entries.len() == taken + 1);
         }
         // What landed after the lock was free may have a companion that is still being read.
         let later = outcomes.split_off(judged);
@@ -315,8 +439,8 @@ impl Task {
                 outcome.map(|taken| if taken { Confirmation::Ack(None) } else { Confirmation::Nack(None) });
             self.flying.push(std::future::ready((number, again)).boxed());
         }
-        if let Some(error) = ended {
-            self.end(&error);
+        if ended.is_some() {
+            self.end();
         }
     }
 
@@ -336,11 +460,12 @@ impl Task {
     fn mark(&mut self, returned: &BasicReturnMessage) {
         let back = &returned.delivery;
         let found = self.entries.values_mut().find(|entry| {
+            let message = &entry.waiting.message;
             !entry.returned
-                && *entry.message.exchange == *back.exchange.as_str()
-                && *entry.message.routing_key == *back.routing_key.as_str()
-                && entry.message.properties.correlation_id() == back.properties.correlation_id()
-                && entry.message.body == back.data
+                && *message.exchange == *back.exchange.as_str()
+                && *message.routing_key == *back.routing_key.as_str()
+                && message.properties.correlation_id() == back.properties.correlation_id()
+                && message.body == back.data
         });
         if let Some(entry) = found {
             entry.returned = true;
@@ -348,9 +473,9 @@ impl Task {
     }
 
     fn tell(&mut self, number: u64, outcome: lapin::Result<bool>) {
-        let Some(entry) = self.entries.remove(&number) else { return };
+        let Some(mut entry) = self.take(number) else { return };
         let url = self.url.clone();
-        let message = &entry.message;
+        let message = &entry.waiting.message;
         let outcome = match outcome {
             _ if entry.returned => Err(unroutable(&message.exchange, &message.routing_key)),
             Ok(true) => Ok(()),
@@ -360,26 +485,46 @@ impl Task {
                     "it could not take the message: a queue is full, or cannot be written to (basic.nack)"
                         .to_owned(),
             }),
-            Err(error) => self.blame(&error, message, url),
+            Err(error) => match self.blame(&error, message, url) {
+                Blame::Innocent => {
+                    self.again.push((number, entry.waiting));
+                    return;
+                }
+                Blame::Suspect => {
+                    entry.waiting.tries = (entry.waiting.tries + 1).min(WINDOWS.len() - 1);
+                    self.again.push((number, entry.waiting));
+                    return;
+                }
+                Blame::Told(outcome) => outcome,
+            },
         };
-        self.settle(entry.reply, entry.place, outcome);
+        self.settle(entry.waiting.reply, entry.waiting.place, outcome);
     }
 
-    /// What the end of the channel means for one message: the broker names what it refused, the others may be tried again.
-    fn blame(&self, error: &lapin::Error, message: &Ready, url: String) -> Result<()> {
-        let Some((kind, said)) = soft(error) else {
+    fn take(&mut self, number: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&number)?;
+        self.bytes -= entry.waiting.message.body.len();
+        Some(entry)
+    }
+
+    /// What the end of the channel means for one message.
+    fn blame(&self, error: &lapin::Error, message: &Ready, url: String) -> Blame {
+        let Some((kind, said)) = refusal(error) else {
             let error = explain(&url, error);
-            return Err(match error {
-                Error::BrokerUnavailable { .. } | Error::Encode { .. } => error,
-                // The connection ends for everybody on it.
-                other => Error::BrokerUnavailable { url, reason: other.to_string() },
-            });
+            let is_up = self.link.peek().is_some();
+            return match error {
+                // It was never sent.
+                Error::BrokerUnavailable { .. } if is_up => Blame::Innocent,
+                Error::BrokerUnavailable { .. } | Error::Encode { .. } => Blame::Told(Err(error)),
+                other => Blame::Told(Err(Error::BrokerUnavailable { url, reason: other.to_string() })),
+            };
         };
         let name = if message.exchange.is_empty() { "amq.default" } else { &*message.exchange };
         // A virtual host and a user may be called the same.
         let is_named = said.contains(&format!("exchange '{name}'"));
-        match kind {
-            AMQPSoftError::NOTFOUND if is_named => {
+        let is_alone = self.was_alone == Some(true);
+        Blame::Told(match kind {
+            Some(AMQPSoftError::NOTFOUND) if is_named => {
                 self.topology.forget_exchange(&message.exchange);
                 if message.mandatory {
                     Err(unroutable(&message.exchange, &message.routing_key))
@@ -387,20 +532,17 @@ impl Task {
                     Ok(())
                 }
             }
-            AMQPSoftError::ACCESSREFUSED if is_named => Err(Error::Refused { url, reason: said.to_owned() }),
-            AMQPSoftError::PRECONDITIONFAILED
+            Some(AMQPSoftError::ACCESSREFUSED) if is_named => {
+                Err(Error::Refused { url, reason: said.to_owned() })
+            }
+            Some(AMQPSoftError::PRECONDITIONFAILED)
                 if refused_size(said).is_some_and(|size| message.body.len() >= size) =>
             {
                 Err(Error::Refused { url, reason: said.to_owned() })
             }
-            AMQPSoftError::PRECONDITIONFAILED if refused_size(said).is_none() && self.entries.is_empty() => {
-                Err(Error::Refused { url, reason: said.to_owned() })
-            }
-            _ => Err(Error::BrokerUnavailable {
-                url,
-                reason: format!("the channel was closed while the message was on its way: {said}"),
-            }),
-        }
+            _ if is_alone => Err(Error::Refused { url, reason: said.to_owned() }),
+            _ => return Blame::Suspect,
+        })
     }
 
     fn settle(&mut self, reply: u64, place: usize, outcome: Result<()>) {
@@ -421,39 +563,73 @@ impl Task {
     }
 
     /// The channel is gone: all others on it land with the same error, each by itself.
-    fn end(&mut self, error: &lapin::Error) {
-        if self.open.take().is_some() {
-            log::debug!("The publishing channel ended: {error}");
+    fn end(&mut self) {
+        self.open = None;
+        if !self.entries.is_empty() {
+            self.ending.get_or_insert_with(Instant::now);
         }
     }
 
     fn fail_all(&mut self, reason: &str) {
         let url = self.url.clone();
         self.flying = FuturesUnordered::new();
+        self.bytes = 0;
         for (_, entry) in std::mem::take(&mut self.entries) {
+            let message = &entry.waiting.message;
             let outcome = if entry.returned {
-                Err(unroutable(&entry.message.exchange, &entry.message.routing_key))
+                Err(unroutable(&message.exchange, &message.routing_key))
             } else {
                 Err(Error::BrokerUnavailable { url: url.clone(), reason: reason.to_owned() })
             };
-            self.settle(entry.reply, entry.place, outcome);
+            self.settle(entry.waiting.reply, entry.waiting.place, outcome);
         }
     }
 
-    /// The oldest was not confirmed in time.
+    /// Something has taken too long.
     fn time_out(&mut self) {
-        let blocked = self.open.as_ref().and_then(|open| open.live.blocked());
-        let reason = match &blocked {
-            Some(reason) => format!("it takes no messages for now: {reason}"),
-            None => format!("it has confirmed nothing for {} s", CONFIRM_TIMEOUT.as_secs()),
-        };
-        self.fail_all(&reason);
-        if let Some(open) = self.open.take()
-            && blocked.is_none()
-        {
+        let now = Instant::now();
+        if self.ending.take_if(|since| *since + LANDING_TIMEOUT <= now).is_some() {
+            return self.fail_all("the connection was lost");
+        }
+        let Some((_, oldest)) = self.entries.first_key_value() else { return };
+        if oldest.sent.max(self.landed) + CONFIRM_TIMEOUT > now {
+            return;
+        }
+        if let Some(reason) = self.open.as_ref().and_then(|open| open.live.blocked()) {
+            // It is there, and takes messages again one day. Until then nothing more is given to it.
+            self.stuck = now.checked_sub(CONFIRM_TIMEOUT);
+            return self.fail_all(&takes_none(&reason));
+        }
+        self.fail_all(&format!("it has confirmed nothing for {} s", CONFIRM_TIMEOUT.as_secs()));
+        if let Some(open) = self.open.take() {
             // Nobody is there.
             open.live.give_up();
         }
+    }
+}
+
+/// What the end of a channel means for one message that was on it.
+enum Blame {
+    Told(Result<()>),
+    /// It has not ended it.
+    Innocent,
+    /// It, or another.
+    Suspect,
+}
+
+fn takes_none(reason: &str) -> String {
+    format!("it takes no messages for now: {reason}")
+}
+
+/// What the broker said when a message made it close the channel, or the connection.
+fn refusal(error: &lapin::Error) -> Option<(Option<AMQPSoftError>, &str)> {
+    let ErrorKind::ProtocolError(said) = error.kind() else { return None };
+    let message = said.get_message().as_str();
+    match said.kind() {
+        AMQPErrorKind::Soft(kind) => Some((Some(kind.clone()), message)),
+        // It closes for other reasons.
+        AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED | AMQPHardError::INTERNALERROR) => None,
+        AMQPErrorKind::Hard(_) => Some((None, message)),
     }
 }
 

@@ -9,47 +9,73 @@ use celeriac_error::{Error, Result};
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 
 use super::begin;
-use super::core::Core;
+use super::core::{Core, Released};
 use crate::fault_point;
 use crate::transport::{DeliveryTag, Outcome, Publication, Settled, Settlement};
 
 pub(super) async fn settle(core: &Arc<Core>, batch: &[Settlement]) -> Vec<Result<Settled>> {
-    if let Err(error) = core.make_certain().await {
-        return batch.iter().map(|_| Err(error.clone())).collect();
-    }
+    core.make_certain().await;
     let session = core.session_number();
     let mut outcomes: Vec<Option<Result<Settled>>> =
         batch.iter().map(|settlement| refusal(core, settlement)).collect();
     publish(core, batch, &mut outcomes).await;
     bury(core, batch, &mut outcomes).await;
     // What was lost while that was on its way comes back: it is somebody else's.
-    let is_same = session.is_some() && core.session_number() == session;
-    let (mut acknowledged, mut requeued) = (Vec::new(), Vec::new());
+    let mut acknowledged = Chosen::default();
+    let mut requeued = Chosen::default();
     let mut seen = BTreeSet::new();
-    for (settlement, outcome) in batch.iter().zip(&mut outcomes) {
+    for (place, (settlement, outcome)) in batch.iter().zip(&mut outcomes).enumerate() {
         if outcome.is_some() {
             continue;
         }
-        if !is_same || !core.is_held(settlement.tag) || !seen.insert(settlement.tag) {
-            *outcome = Some(Ok(Settled::Lost));
+        *outcome = Some(Ok(Settled::Lost));
+        if !seen.insert(settlement.tag) {
             continue;
         }
-        match settlement.outcome {
-            Outcome::Ack | Outcome::Dead { .. } => acknowledged.push(settlement.tag),
-            Outcome::Requeue { .. } | Outcome::Abandon => requeued.push(settlement.tag),
-        }
+        let chosen = match settlement.outcome {
+            Outcome::Ack | Outcome::Dead { .. } => &mut acknowledged,
+            Outcome::Requeue { .. } | Outcome::Abandon => &mut requeued,
+        };
+        chosen.places.push(place);
+        chosen.tags.push(settlement.tag);
     }
-    let counted = counted(core, batch, &outcomes);
+    let mut counted = counted(core, batch, &[&acknowledged, &requeued]);
     fault_point!("amqp.ack.before");
-    let went = {
+    let settled = {
         let _settling = core.settling.lock().await;
-        acknowledge(core, &acknowledged).await && requeue(core, &requeued).await
+        let mut settled = acknowledge(core, session, &acknowledged).await;
+        settled.extend(requeue(core, session, &requeued).await);
+        settled
     };
     fault_point!("amqp.ack.after");
     core.ring();
-    begin::forget(core, counted).await;
-    let settled = if went { Settled::Done } else { Settled::Lost };
-    outcomes.into_iter().map(|outcome| outcome.unwrap_or(Ok(settled))).collect()
+    for place in &settled {
+        outcomes[*place] = Some(Ok(Settled::Done));
+    }
+    // What comes again does not begin before its count is forgotten; the rest nobody waits for.
+    counted.retain(|(place, _)| settled.contains(place));
+    let (now, later): (Vec<_>, Vec<_>) = counted
+        .into_iter()
+        .partition(|(place, _)| matches!(batch[*place].outcome, Outcome::Requeue { .. } | Outcome::Abandon));
+    begin::forget_soon(core, later.into_iter().map(|(_, task_id)| task_id).collect()).await;
+    begin::forget(core.topology(), now.into_iter().map(|(_, task_id)| task_id).collect()).await;
+    let missing = || Err(Error::Internal("a settlement without an outcome".to_owned()));
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(missing)).collect()
+}
+
+/// Deliveries that the same is said of, with their places in the batch.
+#[derive(Default)]
+struct Chosen {
+    places: Vec<usize>,
+    tags: Vec<DeliveryTag>,
+}
+
+impl Chosen {
+    /// The places of those that were held.
+    fn done(&self, were_held: &[bool]) -> Vec<usize> {
+        let both = self.places.iter().zip(were_held);
+        both.filter(|(_, was_held)| **was_held).map(|(place, _)| *place).collect()
+    }
 }
 
 /// What cannot be settled.
@@ -91,10 +117,10 @@ async fn bury(core: &Arc<Core>, batch: &[Settlement], outcomes: &mut [Option<Res
     let mut places = Vec::new();
     for (place, settlement) in batch.iter().enumerate() {
         if let (None, Outcome::Dead { reason, detail }) = (&outcomes[place], &settlement.outcome)
-            && let Some((queue, raw)) =
-                core.with_held(settlement.tag, |held| (Arc::clone(&held.queue), held.raw.clone()))
+            && let Some((queue, original)) =
+                core.with_held(settlement.tag, |held| (Arc::clone(&held.queue), held.original.clone()))
         {
-            letters.push((queue, *reason, detail.clone(), raw));
+            letters.push((queue, *reason, detail.clone(), original));
             places.push(place);
         }
     }
@@ -108,45 +134,47 @@ async fn bury(core: &Arc<Core>, batch: &[Settlement], outcomes: &mut [Option<Res
     }
 }
 
-/// The task ids whose counts end here.
-fn counted(core: &Core, batch: &[Settlement], outcomes: &[Option<Result<Settled>>]) -> Vec<String> {
-    let ending = batch
-        .iter()
-        .zip(outcomes)
-        .filter(|(settlement, outcome)| outcome.is_none() && !settlement.outcome.keeps_count());
+/// The task ids whose counts end here, with their places.
+fn counted(core: &Core, batch: &[Settlement], chosen: &[&Chosen]) -> Vec<(usize, String)> {
+    let places = chosen.iter().flat_map(|chosen| &chosen.places).copied();
+    let ending = places.filter(|place| !batch[*place].outcome.keeps_count());
     ending
-        .filter_map(|(settlement, _)| {
-            let begun = core.with_held(settlement.tag, |held| held.begun.take()).flatten();
-            begun.map(|(task_id, _)| task_id)
+        .filter_map(|place| {
+            let begun = core.with_held(batch[place].tag, |held| held.begun.take()).flatten();
+            begun.map(|(task_id, _)| (place, task_id))
         })
         .collect()
 }
 
-/// In as few frames as order allows. False when the connection was lost.
-async fn acknowledge(core: &Arc<Core>, tags: &[DeliveryTag]) -> bool {
-    if tags.is_empty() {
-        return true;
+/// In as few frames as order allows. Gives the places of those whose acknowledgement was sent.
+async fn acknowledge(core: &Core, session: Option<u64>, chosen: &Chosen) -> Vec<usize> {
+    let released = session.filter(|_| !chosen.tags.is_empty());
+    let Some(released) = released.and_then(|session| core.release(session, &chosen.tags, true)) else {
+        return Vec::new();
+    };
+    let channel = &released.channel;
+    let together = (released.up_to > 0).then_some((released.up_to, true));
+    let frames = together.into_iter().chain(released.singly.iter().map(|tag| (*tag, false)));
+    let sent = frames.map(|(tag, multiple)| channel.basic_ack(tag, BasicAckOptions { multiple }));
+    // On a connection that nobody reads from it would wait for ever, and everybody else with it.
+    match released.live.answer(futures_util::future::try_join_all(sent)).await {
+        Ok(_) => chosen.done(&released.were_held),
+        Err(_) => Vec::new(),
     }
-    let amqp_tags: BTreeSet<u64> =
-        tags.iter().filter_map(|tag| core.with_held(*tag, |held| held.amqp_tag)).collect();
-    let (up_to, singly) = core.group(&amqp_tags);
-    let Some((channel, _)) = core.release(tags) else { return false };
-    let mut frames = Vec::with_capacity(singly.len() + 1);
-    if up_to > 0 {
-        frames.push((up_to, true));
-    }
-    frames.extend(singly.into_iter().map(|tag| (tag, false)));
-    let sent = frames.into_iter().map(|(tag, multiple)| channel.basic_ack(tag, BasicAckOptions { multiple }));
-    futures_util::future::join_all(sent).await.into_iter().all(|sent| sent.is_ok())
 }
 
-/// Back to their places. False when the connection was lost.
-async fn requeue(core: &Arc<Core>, tags: &[DeliveryTag]) -> bool {
-    if tags.is_empty() {
-        return true;
-    }
-    let Some((channel, amqp_tags)) = core.release(tags) else { return false };
-    let sent =
-        amqp_tags.into_iter().map(|tag| channel.basic_reject(tag, BasicRejectOptions { requeue: true }));
-    futures_util::future::join_all(sent).await.into_iter().all(|sent| sent.is_ok())
+/// Back to their places. Gives the places of those that were put back.
+async fn requeue(core: &Core, session: Option<u64>, chosen: &Chosen) -> Vec<usize> {
+    let released = session.filter(|_| !chosen.tags.is_empty());
+    let Some(released) = released.and_then(|session| core.release(session, &chosen.tags, false)) else {
+        return Vec::new();
+    };
+    if reject(&released).await { chosen.done(&released.were_held) } else { Vec::new() }
+}
+
+/// Puts deliveries back into their queues. False when the connection was lost, which does the same.
+pub(super) async fn reject(released: &Released) -> bool {
+    let options = BasicRejectOptions { requeue: true };
+    let sent = released.singly.iter().map(|tag| released.channel.basic_reject(*tag, options));
+    released.live.answer(futures_util::future::try_join_all(sent)).await.is_ok()
 }

@@ -9,8 +9,10 @@ use celeriac_error::Result;
 use celeriac_protocol::Message;
 use futures_util::StreamExt;
 use lapin::Channel;
-use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::watch;
 
 use super::link::Live;
@@ -22,12 +24,22 @@ use crate::transport::{Exchange, ExchangeType, Subscription};
 /// How soon it is tried again to listen, after a failure.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
+/// How many messages may wait in this process.
+const PREFETCH: u16 = 1000;
+
+/// How many may wait in the broker.
+const LONGEST: i32 = 100_000;
+
 /// A listener, and what it needs to listen again.
 pub(super) struct AmqpSubscription {
     topology: Arc<Topology>,
     exchange: Exchange,
     routing_keys: Vec<String>,
     open: Option<Open>,
+    /// The connection that the queue belongs to, and its name there.
+    queue: (u64, String),
+    /// Whether it was said already that listening does not work.
+    is_told: bool,
     closed: watch::Receiver<bool>,
 }
 
@@ -35,7 +47,9 @@ struct Open {
     live: Arc<Live>,
     messages: lapin::Consumer,
     /// Closed when this is dropped.
-    _channel: Channel,
+    channel: Channel,
+    /// The newest that was taken, and how many were since the last acknowledgement.
+    taken: (u64, u16),
 }
 
 pub(super) async fn subscribe(
@@ -49,6 +63,8 @@ pub(super) async fn subscribe(
         exchange: exchange.clone(),
         routing_keys: routing_keys.to_vec(),
         open: None,
+        queue: (0, String::new()),
+        is_told: false,
         closed,
     };
     subscription.open = Some(subscription.listen().await?);
@@ -56,14 +72,27 @@ pub(super) async fn subscribe(
 }
 
 impl AmqpSubscription {
-    async fn listen(&self) -> Result<Open> {
+    /// Leaves no queue behind that nobody reads: it would live as long as the connection.
+    async fn listen(&mut self) -> Result<Open> {
+        let listening = self.try_to_listen().await;
+        if listening.is_err() && !self.queue.1.is_empty() {
+            let _ = self.topology.delete_queue(&self.queue.1).await;
+        }
+        listening
+    }
+
+    async fn try_to_listen(&mut self) -> Result<Open> {
         let live = self.topology.live().await?;
         let channel = live.channel().await?;
         declare_exchange(&live, &channel, &self.exchange).await?;
         let options =
             QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        let queue = format!("celeriac.listener.{}", uuid::Uuid::new_v4().simple());
-        live.answer(channel.queue_declare(short(queue.as_str())?, options, FieldTable::default())).await?;
+        // Another name for another connection: the broker may believe in the old one still.
+        if self.queue.0 != live.number {
+            self.queue = (live.number, format!("celeriac.listener.{}", uuid::Uuid::new_v4().simple()));
+        }
+        let queue = self.queue.1.as_str();
+        live.answer(channel.queue_declare(short(queue)?, options, arguments()?)).await?;
         let everything = [String::new()];
         let keys = if self.exchange.kind == ExchangeType::Fanout || self.routing_keys.is_empty() {
             &everything[..]
@@ -71,7 +100,7 @@ impl AmqpSubscription {
             &self.routing_keys[..]
         };
         for key in keys {
-            let (queue, exchange) = (short(queue.as_str())?, short(self.exchange.name.as_str())?);
+            let (queue, exchange) = (short(queue)?, short(self.exchange.name.as_str())?);
             let bound = channel.queue_bind(
                 queue,
                 exchange,
@@ -81,12 +110,38 @@ impl AmqpSubscription {
             );
             live.answer(bound).await?;
         }
-        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
-        let consumed =
-            channel.basic_consume(short(queue.as_str())?, "".into(), options, FieldTable::default());
+        live.answer(channel.basic_qos(PREFETCH, BasicQosOptions { global: false })).await?;
+        let consumed = channel.basic_consume(
+            short(queue)?,
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
         let messages = live.answer(consumed).await?;
-        Ok(Open { live, messages, _channel: channel })
+        Ok(Open { live, messages, channel, taken: (0, 0) })
     }
+}
+
+impl Open {
+    /// Makes room for more, some at a time.
+    fn acknowledge(&mut self, tag: u64) {
+        self.taken = (tag, self.taken.1 + 1);
+        if self.taken.1 < PREFETCH / 4 {
+            return;
+        }
+        self.taken.1 = 0;
+        let channel = self.channel.clone();
+        // It is lost with its connection only, and the queue with it.
+        tokio::spawn(async move { channel.basic_ack(tag, BasicAckOptions { multiple: true }).await });
+    }
+}
+
+/// Of a queue that is read more slowly than it is filled the oldest messages go.
+fn arguments() -> Result<FieldTable> {
+    let mut arguments = FieldTable::default();
+    arguments.insert(short("x-queue-type")?, AMQPValue::LongString("classic".into()));
+    arguments.insert(short("x-max-length")?, AMQPValue::LongInt(LONGEST));
+    Ok(arguments)
 }
 
 #[async_trait]
@@ -98,9 +153,14 @@ impl Subscription for AmqpSubscription {
             }
             let Some(open) = &mut self.open else {
                 match self.listen().await {
-                    Ok(open) => self.open = Some(open),
+                    Ok(open) => {
+                        self.is_told = false;
+                        self.open = Some(open);
+                    }
                     Err(error) => {
-                        log::debug!("Cannot listen to exchange {:?} yet: {error}", self.exchange.name);
+                        let is_new = !std::mem::replace(&mut self.is_told, true);
+                        let level = if is_new { log::Level::Warn } else { log::Level::Debug };
+                        log::log!(level, "Cannot listen to exchange {:?} yet: {error}", self.exchange.name);
                         tokio::select! {
                             () = tokio::time::sleep(TRY_AGAIN) => {}
                             _ = self.closed.wait_for(|closed| *closed) => return None,
@@ -119,6 +179,7 @@ impl Subscription for AmqpSubscription {
                 self.open = None;
                 continue;
             };
+            open.acknowledge(came.delivery_tag);
             let origin = Origin {
                 exchange: came.exchange.as_str(),
                 routing_key: came.routing_key.as_str(),

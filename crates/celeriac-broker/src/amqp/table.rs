@@ -113,6 +113,29 @@ fn number(text: &str) -> Result<AMQPValue> {
     })
 }
 
+/// How many bytes a table has on the wire, with its length.
+pub(super) fn wire_size(table: &FieldTable) -> usize {
+    let fields = table.inner().iter().map(|(name, value)| 1 + name.as_str().len() + value_size(value));
+    4 + fields.sum::<usize>()
+}
+
+/// With its type.
+fn value_size(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::Void => 0,
+        AMQPValue::Boolean(_) | AMQPValue::ShortShortInt(_) | AMQPValue::ShortShortUInt(_) => 1,
+        AMQPValue::ShortInt(_) | AMQPValue::ShortUInt(_) => 2,
+        AMQPValue::LongInt(_) | AMQPValue::LongUInt(_) | AMQPValue::Float(_) => 4,
+        AMQPValue::DecimalValue(_) => 5,
+        AMQPValue::LongLongInt(_) | AMQPValue::Double(_) | AMQPValue::Timestamp(_) => 8,
+        AMQPValue::ShortString(text) => 1 + text.as_str().len(),
+        AMQPValue::LongString(text) => 4 + text.len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.len(),
+        AMQPValue::FieldArray(items) => 4 + items.as_slice().iter().map(value_size).sum::<usize>(),
+        AMQPValue::FieldTable(table) => wire_size(table),
+    }
+}
+
 /// The JSON object of a table, with Python's separators.
 pub(super) fn to_json(table: &FieldTable) -> String {
     let mut out = String::with_capacity(512);

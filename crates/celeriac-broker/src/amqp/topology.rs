@@ -1,6 +1,6 @@
 //! Exchanges, queues and bindings: declared as Celery declares them, and again after the broker has lost them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use celeriac_error::{Error, Result};
@@ -74,11 +74,12 @@ impl Topology {
         Ok(())
     }
 
-    /// Which of these exchanges are not there: to publish to one of those would end the channel, and with it what others publish.
+    /// Which of these exchanges cannot be published to, and why; none when one is not there. To publish to one of those would end
+    /// the channel, and with it what others publish.
     pub(super) async fn missing(
         &self,
         names: impl Iterator<Item = (&Arc<str>, ExchangeType)>,
-    ) -> Result<HashSet<Arc<str>>> {
+    ) -> HashMap<Arc<str>, Option<Error>> {
         let unknown: Vec<(Arc<str>, ExchangeType)> = {
             let known = lock(&self.exchanges);
             let mut unknown: Vec<(Arc<str>, ExchangeType)> = Vec::new();
@@ -90,25 +91,31 @@ impl Topology {
             }
             unknown
         };
-        let mut missing = HashSet::new();
+        let mut missing = HashMap::new();
         for (name, kind) in unknown {
-            let live = self.live().await?;
-            let channel = live.channel().await?;
-            let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-            let asked =
-                channel.exchange_declare(short(&*name)?, exchange_kind(kind), options, FieldTable::default());
-            match live.raw_answer(asked).await? {
-                Ok(()) => {
-                    lock(&self.exchanges).insert(name);
-                    close(channel).await;
-                }
-                Err(error) if matches!(soft(&error), Some((AMQPSoftError::NOTFOUND, _))) => {
-                    missing.insert(name);
-                }
-                Err(error) => return Err(explain(&live.url, &error)),
+            match self.is_there(&name, kind).await {
+                Ok(true) => _ = lock(&self.exchanges).insert(name),
+                Ok(false) => _ = missing.insert(name, None),
+                Err(error) => _ = missing.insert(name, Some(error)),
             }
         }
-        Ok(missing)
+        missing
+    }
+
+    async fn is_there(&self, exchange: &str, kind: ExchangeType) -> Result<bool> {
+        let name = short(exchange)?;
+        let live = self.live().await?;
+        let channel = live.channel().await?;
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let asked = channel.exchange_declare(name, exchange_kind(kind), options, FieldTable::default());
+        match live.raw_answer(asked).await? {
+            Ok(()) => {
+                close(channel);
+                Ok(true)
+            }
+            Err(error) if matches!(soft(&error), Some((AMQPSoftError::NOTFOUND, _))) => Ok(false),
+            Err(error) => Err(explain(&live.url, &error)),
+        }
     }
 
     /// An exchange turned out not to be there.
@@ -124,7 +131,7 @@ impl Topology {
         let asked = channel.queue_declare(short(queue)?, options, FieldTable::default());
         match live.raw_answer(asked).await? {
             Ok(found) => {
-                close(channel).await;
+                close(channel);
                 Ok(Some(u64::from(found.message_count())))
             }
             Err(error) if matches!(soft(&error), Some((AMQPSoftError::NOTFOUND, _))) => Ok(None),
@@ -140,7 +147,7 @@ impl Topology {
         let channel = live.channel().await?;
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let found = live.answer(channel.queue_declare(short(name)?, options, arguments)).await?;
-        close(channel).await;
+        close(channel);
         Ok(u64::from(found.message_count()))
     }
 
@@ -149,15 +156,17 @@ impl Topology {
         let live = self.live().await?;
         let channel = live.channel().await?;
         live.answer(channel.queue_delete(short(name)?, QueueDeleteOptions::default())).await?;
-        close(channel).await;
+        close(channel);
         Ok(())
     }
 }
 
 /// In the background: nobody needs the answer.
-pub(super) async fn close(channel: Channel) {
-    // One that is closed already says so; a connection that is lost closes it too.
-    let _ = tokio::time::timeout(super::link::ANSWER_TIMEOUT, channel.close(200, "OK".into())).await;
+pub(super) fn close(channel: Channel) {
+    tokio::spawn(async move {
+        // One that is closed already says so; a connection that is lost closes it too.
+        let _ = tokio::time::timeout(super::link::ANSWER_TIMEOUT, channel.close(200, "OK".into())).await;
+    });
 }
 
 fn exchange_kind(kind: ExchangeType) -> ExchangeKind {
@@ -192,7 +201,7 @@ async fn declare_on(live: &Live, queue: &Queue) -> Result<()> {
         );
         checked(live, live.raw_answer(asked).await?, what)?;
     }
-    close(channel).await;
+    close(channel);
     Ok(())
 }
 

@@ -84,7 +84,7 @@ pub async fn a_dead_message_is_listed_with_its_reason_and_its_bytes(subject: &Su
         assert_eq!(letter.reason, "rejected");
         assert_eq!(letter.detail, format!("because of {}", body(delivery)));
         let (_, raw) = other.dead_letter(&letter.id).await.expect("it can be read").expect("it is there");
-        assert_eq!(raw, delivery.raw);
+        assert_eq!(raw, whole(&other, delivery));
         assert!(letter.at_ms > 1_600_000_000_000, "milliseconds since 1970, not {}", letter.at_ms);
     }
     assert_ne!(listed[0].id, listed[1].id);

@@ -9,7 +9,7 @@ use celeriac_broker::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Exchange, ExchangeType, Outcome, Publication, Queue,
     Settled, Settlement, Transport, TransportOptions,
 };
-use celeriac_protocol::{Message, Properties};
+use celeriac_protocol::{Message, Properties, envelope};
 
 /// How long anything that must happen may take, on a machine that has much else to do.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -36,6 +36,16 @@ impl Subject {
     pub(super) fn open(&self) -> Arc<dyn Transport> {
         celeriac_broker::open(&self.url, self.options.clone()).expect("the URL of the contract opens")
     }
+}
+
+/// The envelope of a delivery, as the dead list shows it: where the broker has the properties apart, it is made of them.
+pub(super) fn whole(transport: &Arc<dyn Transport>, delivery: &Delivery) -> Bytes {
+    if !transport.features().amqp {
+        return delivery.raw.clone();
+    }
+    let message = delivery.message.as_ref().expect("it can be read");
+    let info = &message.properties.delivery_info;
+    Bytes::from(envelope::encode(message, &info.exchange, &info.routing_key))
 }
 
 /// A name that no other test has.
