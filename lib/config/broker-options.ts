@@ -39,7 +39,8 @@ function amqpOptions(conf: Settings): Record<string, unknown> {
     )
   }
   return {
-    heartbeat: conf.brokerHeartbeat ?? 0,
+    // What the query of a URL says wins, as in kombu, which the core sees to.
+    default_heartbeat: conf.brokerHeartbeat ?? 0,
     ...(conf.brokerLoginMethod === null ? {} : { login_method: conf.brokerLoginMethod }),
     ...(strategy === null ? {} : { failover_strategy: strategy }),
   }
