@@ -12,6 +12,7 @@ use std::time::Duration;
 use amqp_support::*;
 use celeriac_broker::{Exchange, ExchangeType, Outcome, Publication, Settled, Settlement};
 use celeriac_testkit::rabbitmq_server::{RabbitMqServer, RabbitMqServerOptions};
+use celeriac_testkit::tcp_proxy::TcpProxy;
 use futures_util::FutureExt;
 
 fn signal(server: &RabbitMqServer, name: &str) {
@@ -309,5 +310,28 @@ async fn to_ask_for_what_is_not_there_more_often_than_there_are_channels_spoils_
         assert_eq!(length, u64::from(round % 3 == 0), "round {round}");
     }
     publish(&transport, &[to("q", "two")]).await;
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_comes_from_another_address_than_what_is_written_goes_to() {
+    let server = RabbitMqServer::start().await;
+    let target = std::net::SocketAddr::from(([127, 0, 0, 1], server.port()));
+    let (reading, writing) = (TcpProxy::start(target).unwrap(), TcpProxy::start(target).unwrap());
+    let url = |proxy: &TcpProxy| format!("amqp://127.0.0.1:{}//", proxy.address().port());
+    let transport = open_with(&url(&writing), serde_json::json!({ "read_url": url(&reading) }));
+    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    assert_eq!((reading.connections(), writing.connections()), (1, 0));
+    publish(&transport, &[to("q", "one")]).await;
+    let consumer = consume(&transport, &["q"]).await;
+    let delivery = take_one(&consumer).await;
+    assert_eq!((reading.connections(), writing.connections()), (1, 1));
+    // Each comes again by itself.
+    reading.cut().await;
+    assert_eq!(within(consumer.lost()).await, [delivery.tag]);
+    assert_eq!(body(&take_patiently(&consumer).await), "one");
+    writing.cut().await;
+    until(|| async { transport.publish(&[to("q", "two")]).await.remove(0).ok() }).await;
+    assert_eq!((reading.connections(), writing.connections()), (1, 1));
     transport.close().await;
 }
