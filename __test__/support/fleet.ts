@@ -50,11 +50,13 @@ export interface FleetOptions {
   python?: Record<string, unknown>
 }
 
+type Address = Pick<TestBroker, 'url' | 'backend'>
+
 /** A broker and a result backend with nobody on them yet. */
-export function fleet(broker: TestBroker, options?: FleetOptions): Fleet
+export function fleet(broker: Address, options?: FleetOptions): Fleet
 export function fleet(broker: string, backend: string, settings?: CeleryOptions): Fleet
 export function fleet(
-  broker: TestBroker | string,
+  broker: Address | string,
   second?: FleetOptions | string,
   settings?: CeleryOptions,
 ): Fleet {

@@ -21,6 +21,8 @@ export interface MeetingOptions {
   remoteControl?: boolean
   /** Which of the messages with the priorities 0, 3, 6 and 9 is the first, where kombu knows priorities. */
   mostUrgent?: 0 | 9
+  /** `x-max-priority` of all queues on both sides, where a broker knows priorities only in queues that have it. */
+  queueMaxPriority?: number
   /** Whoever knows a task's id can ask for its result, not its sender alone. Default true. */
   sharedResults?: boolean
 }
@@ -29,7 +31,7 @@ export interface MeetingOptions {
 export function callsInBothDirections(
   name: string,
   start: () => Promise<MeetingPlace>,
-  { remoteControl = true, mostUrgent, sharedResults = true }: MeetingOptions = {},
+  { remoteControl = true, mostUrgent, queueMaxPriority, sharedResults = true }: MeetingOptions = {},
 ): void {
   const testOfControl = remoteControl ? test : leftOut
   const testOfSharedResults = sharedResults ? test : leftOut
@@ -40,7 +42,9 @@ export function callsInBothDirections(
 
   beforeAll(async () => {
     place = await start()
-    both = fleet(place.broker, place.backend)
+    const node = queueMaxPriority === undefined ? {} : { taskQueueMaxPriority: queueMaxPriority }
+    const python = queueMaxPriority === undefined ? {} : { task_queue_max_priority: queueMaxPriority }
+    both = fleet({ url: place.broker, backend: place.backend }, { settings: node, node, python })
     await both.app.broker.connect()
     await Promise.all([both.nodeWorker(), both.pythonWorker()])
   })

@@ -12,12 +12,13 @@ const AMQP = /^(?:amqps?|pyamqp|librabbitmq):\/\//i
 
 /** How the core is to open the broker that the settings name. `replyTo` goes into every task message, for `rpc://`. */
 export function brokerOptions(conf: Settings, replyTo: string): NativeBrokerOptions {
-  const { write } = resolveBroker(conf)
+  const { read, write } = resolveBroker(conf)
   const isAmqp = AMQP.test(write[0])
   const options = {
     ...(isAmqp ? amqpOptions(conf) : {}),
     ...withSnakeCaseKeys(conf.brokerTransportOptions as Record<string, unknown>),
     ...(conf.brokerUseSsl ? { ssl: conf.brokerUseSsl } : {}),
+    ...(isAmqp && read.join(';') !== write.join(';') ? { read_url: read.join(';') } : {}),
   }
   return {
     // Only the transport of RabbitMQ fails over; the others know one server.
@@ -39,7 +40,8 @@ function amqpOptions(conf: Settings): Record<string, unknown> {
     )
   }
   return {
-    heartbeat: conf.brokerHeartbeat ?? 0,
+    // What the query of a URL says wins, as in kombu, which the core sees to.
+    default_heartbeat: conf.brokerHeartbeat ?? 0,
     ...(conf.brokerLoginMethod === null ? {} : { login_method: conf.brokerLoginMethod }),
     ...(strategy === null ? {} : { failover_strategy: strategy }),
   }

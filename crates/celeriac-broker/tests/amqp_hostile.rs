@@ -218,7 +218,7 @@ async fn headers_up_to_a_frame_are_taken_and_beyond_it_refused_and_no_connection
 
     // What fits exactly leaves no room for what the dead list says of it.
     let largest = with_headers(sizes.start + taken - 1);
-    publish(&transport, &[largest.clone()]).await;
+    publish(&transport, std::slice::from_ref(&largest)).await;
     let consumer = consume(&transport, &[&queue]).await;
     let delivery = take_one(&consumer).await;
     settle(&consumer, &delivery, Outcome::Dead { reason: "rejected", detail: "no".to_owned() }).await;

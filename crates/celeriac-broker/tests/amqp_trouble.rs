@@ -12,6 +12,7 @@ use std::time::Duration;
 use amqp_support::*;
 use celeriac_broker::{Exchange, ExchangeType, Outcome, Publication, Settled, Settlement};
 use celeriac_testkit::rabbitmq_server::{RabbitMqServer, RabbitMqServerOptions};
+use celeriac_testkit::tcp_proxy::TcpProxy;
 use futures_util::FutureExt;
 
 fn signal(server: &RabbitMqServer, name: &str) {
@@ -107,10 +108,21 @@ async fn both_connections_go_to_the_same_server_when_one_of_them_has_to_move() {
     let listed = first.ctl(&["list_connections", "pid", "client_properties"]).await;
     let consuming = listed.lines().find(|line| line.contains("celeriac consuming")).unwrap();
     first.ctl(&["close_connection", consuming.split('\t').next().unwrap(), "moved"]).await;
-    until(|| async { transport.publish(&[to("q", "to the second")]).await.remove(0).ok() }).await;
+    let elsewhere = open(&second.url());
+    // Until it is known that the connection was lost, the first server has what is sent.
+    until(|| async {
+        let _ = transport.connect().await;
+        let _ = transport.publish(&[to("q", "moving")]).await;
+        (elsewhere.queue_length("q").await.unwrap() > 0).then_some(())
+    })
+    .await;
+    let before = within(elsewhere.queue_length("q")).await.unwrap();
+    publish(&transport, &[to("q", "moved"), to("q", "moved")]).await;
+    assert_eq!(within(elsewhere.queue_length("q")).await.unwrap(), before + 2);
     let consumer = consume(&transport, &["q"]).await;
-    assert_eq!(body(&take_one(&consumer).await), "to the second");
+    assert_eq!(body(&take_one(&consumer).await), "moving");
     transport.close().await;
+    elsewhere.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -265,10 +277,12 @@ async fn begins_are_counted_together_and_by_task() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_that_the_broker_has_closed_makes_what_was_held_lost_and_nothing_an_error() {
     let options = RabbitMqServerOptions {
-        configuration: vec!["consumer_timeout = 1000".to_owned(), "channel_tick_interval = 1000".to_owned()],
+        configuration: vec!["consumer_timeout = 1000".to_owned()],
         ..RabbitMqServerOptions::default()
     };
     let server = RabbitMqServer::start_with(options).await;
+    // How often it looks.
+    server.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 1000)."]).await;
     let transport = open(&server.url());
     within(transport.declare(&[celery_queue("q")])).await.unwrap();
     publish(&transport, &[to("q", "one")]).await;
@@ -281,5 +295,43 @@ async fn a_channel_that_the_broker_has_closed_makes_what_was_held_lost_and_nothi
     let again = take_patiently(&consumer).await;
     assert!(redelivered(&again));
     settle(&consumer, &again, Outcome::Ack).await;
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_ask_for_what_is_not_there_more_often_than_there_are_channels_spoils_nothing() {
+    let server = RabbitMqServer::start().await;
+    let transport = open(&server.url());
+    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    publish(&transport, &[to("q", "one")]).await;
+    for round in 0..4500 {
+        let asked = within(transport.queue_length(if round % 3 == 0 { "q" } else { "missing" })).await;
+        let length = asked.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(length, u64::from(round % 3 == 0), "round {round}");
+    }
+    publish(&transport, &[to("q", "two")]).await;
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_comes_from_another_address_than_what_is_written_goes_to() {
+    let server = RabbitMqServer::start().await;
+    let target = std::net::SocketAddr::from(([127, 0, 0, 1], server.port()));
+    let (reading, writing) = (TcpProxy::start(target).unwrap(), TcpProxy::start(target).unwrap());
+    let url = |proxy: &TcpProxy| format!("amqp://127.0.0.1:{}//", proxy.address().port());
+    let transport = open_with(&url(&writing), serde_json::json!({ "read_url": url(&reading) }));
+    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    assert_eq!((reading.connections(), writing.connections()), (1, 0));
+    publish(&transport, &[to("q", "one")]).await;
+    let consumer = consume(&transport, &["q"]).await;
+    let delivery = take_one(&consumer).await;
+    assert_eq!((reading.connections(), writing.connections()), (1, 1));
+    // Each comes again by itself.
+    reading.cut().await;
+    assert_eq!(within(consumer.lost()).await, [delivery.tag]);
+    assert_eq!(body(&take_patiently(&consumer).await), "one");
+    writing.cut().await;
+    until(|| async { transport.publish(&[to("q", "two")]).await.remove(0).ok() }).await;
+    assert_eq!((reading.connections(), writing.connections()), (1, 1));
     transport.close().await;
 }

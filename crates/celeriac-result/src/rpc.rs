@@ -353,14 +353,12 @@ impl ResultStore for RpcStore {
         let wait = self.place.waiters.begin(task_id)?;
         self.listen().await?;
         let known = lock(&self.place.cache).get(task_id).transpose()?;
-        match known.filter(|meta| is_ready(&meta.status)) {
-            Some(meta) => Ok(meta),
-            None => {
-                let failure = lock(&self.place.failure).clone();
-                failure.map_or(Ok(()), Err)?;
-                wait.finish().await
-            }
+        if let Some(meta) = known.filter(|meta| is_ready(&meta.status)) {
+            return Ok(meta);
         }
+        let failure = lock(&self.place.failure).clone();
+        failure.map_or(Ok(()), Err)?;
+        wait.finish().await
     }
 
     fn waiting(&self) -> usize {

@@ -7,8 +7,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use celeriac_broker::{ConsumeOptions, Queue, TransportOptions};
-use celeriac_protocol::{TaskMeta, result_meta};
+use celeriac_broker::{ConsumeOptions, ExchangeType, Publication, Queue, TransportOptions};
+use celeriac_protocol::{Message, Properties, TaskMeta, result_meta};
 use celeriac_result::{ResultStore, StoreOptions, StoreRequest};
 use celeriac_testkit::rabbitmq_server::RabbitMqServer;
 use serde_json::{Value, json};
@@ -172,4 +172,98 @@ async fn the_queue_and_the_messages_are_celerys() {
     }
     assert!(compared > 5, "{compared} messages");
     transport.close().await;
+}
+
+/// What a client of the broker sends to a queue, whatever it is.
+async fn send(url: &str, queue: &str, content_type: &str, correlation_id: &str, body: &[u8]) {
+    let transport = celeriac_broker::open(url, TransportOptions::default()).unwrap();
+    let message = Message {
+        body: body.to_vec().into(),
+        content_type: content_type.to_owned(),
+        content_encoding: "utf-8".to_owned(),
+        headers: "{}".to_owned(),
+        properties: Properties { correlation_id: Some(correlation_id.to_owned()), ..Properties::default() },
+    };
+    let publication = Publication {
+        exchange: "".into(),
+        exchange_type: ExchangeType::Direct,
+        routing_key: queue.into(),
+        message,
+    };
+    within(transport.publish(&[publication])).await.remove(0).unwrap();
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_cannot_be_read_is_an_error_however_late_it_is_asked_for() {
+    let server = RabbitMqServer::start().await;
+    let (client, worker) = (open(&server.url(), "client"), open(&server.url(), "worker"));
+    within(client.connect()).await.unwrap();
+    send(&server.url(), "client", "application/x-msgpack", "packed", b"\x81\xa6status\xa7SUCCESS").await;
+    send(&server.url(), "client", "application/json", "broken", b"{").await;
+    store_all(&worker, vec![reply("client", "end", "SUCCESS", "1")]).await;
+    within(client.wait("end")).await.unwrap();
+    // All that was sent before has come too, and was asked for by nobody.
+    for (id, word) in [("packed", "application/x-msgpack"), ("broken", "broken")] {
+        let error = within(client.wait(id)).await.unwrap_err();
+        assert_eq!(error.code(), "ERR_CELERIAC_DECODE");
+        assert!(error.to_string().contains(word), "{error}");
+        assert!(within(client.get(&[id])).await.is_err());
+    }
+    within(client.close()).await;
+    within(worker.close()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_results_can_be_asked_for_when_all_have_come() {
+    const COUNT: usize = 10_000;
+    let server = RabbitMqServer::start().await;
+    let (client, worker) = (open(&server.url(), "client"), open(&server.url(), "worker"));
+    within(client.connect()).await.unwrap();
+    let replies = (0..COUNT).map(|number| reply("client", &number.to_string(), "SUCCESS", "1"));
+    store_all(&worker, replies.collect()).await;
+    within(client.wait(&(COUNT - 1).to_string())).await.unwrap();
+    for number in 0..COUNT {
+        within(client.wait(&number.to_string())).await.unwrap();
+    }
+    within(client.close()).await;
+    within(worker.close()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_that_had_to_go_is_told_and_not_waited_for() {
+    let server = RabbitMqServer::start().await;
+    let client = open_with(&json!({ "broker": server.url(), "reply_to": "client", "kept_bytes": 100_000 }));
+    let worker = open(&server.url(), "worker");
+    within(client.connect()).await.unwrap();
+    let large = format!("\"{}\"", "x".repeat(30_000));
+    let replies = (0..8).map(|number| reply("client", &number.to_string(), "SUCCESS", &large));
+    store_all(&worker, replies.collect()).await;
+    within(client.wait("7")).await.unwrap();
+    let error = within(client.wait("0")).await.unwrap_err();
+    assert_eq!(error.code(), "ERR_CELERIAC_REFUSED");
+    assert!(error.to_string().contains("dropped"), "{error}");
+    within(client.close()).await;
+    within(worker.close()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waits_end_when_results_cannot_come_any_more() {
+    let server = RabbitMqServer::start().await;
+    server.ctl(&["add_user", "client", "client"]).await;
+    server.ctl(&["set_permissions", "client", ".*", ".*", ".*"]).await;
+    let client = open(&server.url().replace("amqp://", "amqp://client:client@"), "client");
+    within(client.connect()).await.unwrap();
+    let waiting = tokio::spawn({
+        let client = Arc::clone(&client);
+        async move { client.wait("never").await }
+    });
+    // From now on it may not have its queue, which is gone.
+    server.ctl(&["set_permissions", "client", "none", ".*", "none"]).await;
+    server.ctl(&["delete_queue", "client"]).await;
+    let error = within(waiting).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), "ERR_CELERIAC_REFUSED", "{error}");
+    let error = within(client.wait("another")).await.unwrap_err();
+    assert_eq!(error.code(), "ERR_CELERIAC_REFUSED", "{error}");
+    within(client.close()).await;
 }

@@ -28,7 +28,7 @@ export interface BrokerSettings {
   brokerTransport: string | null
   /** Options of the transport, such as `visibilityTimeout`. */
   brokerTransportOptions: TransportOptions
-  /** Seconds that one attempt to connect may take; null sets no limit. */
+  /** Seconds that one attempt to connect may take; null takes 4. */
   brokerConnectionTimeout: number | null
   /** Whether a worker reconnects when the broker goes away; otherwise it ends. */
   brokerConnectionRetry: boolean
@@ -40,7 +40,7 @@ export interface BrokerSettings {
   brokerChannelErrorRetry: boolean
   /** Which of several brokers comes next: `round-robin`, `shuffle`, or a function. */
   brokerFailoverStrategy: string | FailoverStrategy | null
-  /** Seconds between AMQP heartbeats; 0 and null switch them off. */
+  /** Seconds between AMQP heartbeats, at most what the server suggests; 0 and null take that. `heartbeat` in a URL's query wins. */
   brokerHeartbeat: number | null
   /** How many times an interval the heartbeat is checked. */
   brokerHeartbeatCheckrate: number

@@ -337,7 +337,11 @@ impl Reader {
 
 /// What may be said of why a message is there.
 fn shortened(detail: &str) -> &str {
-    &detail[..detail.floor_char_boundary(LONGEST_DETAIL)]
+    let mut end = detail.len().min(LONGEST_DETAIL);
+    while !detail.is_char_boundary(end) {
+        end -= 1;
+    }
+    &detail[..end]
 }
 
 fn envelope_of(original: &Original) -> Bytes {
@@ -447,7 +451,7 @@ fn original(got: lapin::message::Delivery, known: &FieldTable) -> Original {
     let body = Bytes::from(got.data);
     let joined = if is("whole") { split(&body) } else { None };
     let (properties, body) = joined.unwrap_or_else(|| {
-        let headers = got.properties.headers().iter().flat_map(|table| table.inner());
+        let headers = got.properties.headers().iter().flat_map(FieldTable::inner);
         let headers = headers.filter(|(name, _)| name.as_str() != HEADER);
         let headers: BTreeMap<_, _> = headers.map(|(name, value)| (name.clone(), value.clone())).collect();
         let mut properties = anonymous(&got.properties, (!is("headerless")).then(|| headers.into()));

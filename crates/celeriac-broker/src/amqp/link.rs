@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::sync::watch;
 
-use super::failure::{explain, explain_connecting};
+use super::failure::{explain, explain_connecting, soft};
 use super::settings::{Failover, LoginMethod, Settings, Target};
 
 /// How long an answer may take: what the broker does at once takes milliseconds.
@@ -42,6 +42,8 @@ pub(super) struct Live {
     /// The URL that it was opened with.
     pub(super) url: String,
     connection: Connection,
+    /// How many numbers of channels cannot be used any more.
+    spoiled: AtomicUsize,
     /// True once it was lost or closed.
     ended: watch::Sender<bool>,
     /// Why the broker takes no publications, while it does not.
@@ -55,7 +57,21 @@ impl Live {
 
     /// A channel of its own.
     pub(super) async fn channel(&self) -> Result<Channel> {
-        self.answer(self.connection.create_channel()).await
+        loop {
+            let opened = self.raw_answer(self.connection.create_channel()).await?;
+            let Err(error) = opened else { return opened.map_err(|error| explain(&self.url, &error)) };
+            // lapin remembers for each number how the channel of that number ended, and says it to the next one that has it.
+            if soft(&error).is_none() {
+                return Err(explain(&self.url, &error));
+            }
+            self.spoiled.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether few of the numbers of channels can be used still.
+    fn is_worn(&self) -> bool {
+        let most = usize::from(self.connection.configuration().channel_max());
+        self.spoiled.load(Ordering::Relaxed) > most / 10 * 9
     }
 
     /// The answer of the broker. None in time means that the connection is lost.
@@ -188,7 +204,9 @@ impl Link {
             None => None,
         };
         let is_there = |live: &Live| leading.as_ref().is_none_or(|leading| leading.place == live.place);
-        if let Some(live) = state.live.as_ref().filter(|live| live.is_up() && is_there(live)) {
+        if let Some(live) =
+            state.live.as_ref().filter(|live| live.is_up() && !live.is_worn() && is_there(live))
+        {
             return Ok(Arc::clone(live));
         }
         if let Some(lost) = state.live.take() {
@@ -291,6 +309,7 @@ impl Link {
             place,
             url: target.url.clone(),
             connection,
+            spoiled: AtomicUsize::new(0),
             ended: watch::Sender::new(false),
             blocked: watch::Sender::new(None),
         };

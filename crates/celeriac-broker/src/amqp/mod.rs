@@ -29,6 +29,7 @@ use bytes::Bytes;
 use celeriac_error::{Error, Result};
 use lapin::options::QueuePurgeOptions;
 use lapin::protocol::AMQPSoftError;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use self::consumer::AmqpConsumer;
@@ -52,10 +53,17 @@ pub(crate) const SCHEMES: &[&str] = &["amqp", "amqps", "pyamqp", "librabbitmq"];
 #[allow(clippy::needless_pass_by_value)]
 pub(crate) fn open(url: &str, options: TransportOptions) -> Result<Arc<dyn Transport>> {
     let settings = Arc::new(Settings::new(url, &options)?);
-    let consuming = Arc::new(Link::new(Arc::clone(&settings), "consuming", None));
+    // Another address of the same cluster, where `broker_read_url` names one.
+    let reading = options.options.get("read_url").and_then(Value::as_str).filter(|url| !url.is_empty());
+    let (reading, leads) = match reading {
+        None => (Arc::clone(&settings), true),
+        Some(url) => (Arc::new(Settings::new(url, &options)?), false),
+    };
+    let consuming = Arc::new(Link::new(reading, "consuming", None));
+    let leader = leads.then(|| Arc::clone(&consuming));
     let topology = Arc::new(Topology::new(Arc::clone(&consuming)));
     Ok(Arc::new(AmqpTransport {
-        publishing: Arc::new(Link::new(Arc::clone(&settings), "publishing", Some(Arc::clone(&consuming)))),
+        publishing: Arc::new(Link::new(Arc::clone(&settings), "publishing", leader)),
         dead: Arc::new(DeadList::new(Arc::clone(&topology))),
         settings,
         consuming,

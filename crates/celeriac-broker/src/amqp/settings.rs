@@ -27,7 +27,7 @@ pub(super) struct Target {
     pub(super) login_method: LoginMethod,
     /// Where the connection is encrypted.
     pub(super) tls: Option<Tls>,
-    /// In seconds; 0 is none.
+    /// In seconds; 0 is what the server suggests.
     pub(super) heartbeat: u16,
     pub(super) connect_timeout: Duration,
 }
@@ -124,6 +124,10 @@ fn target(url: &str, given: &TransportOptions) -> Result<Target> {
         }
     };
     let heartbeat = match seconds(&options, "heartbeat").map_err(&invalid)? {
+        None => seconds(&options, "default_heartbeat").map_err(&invalid)?,
+        heartbeat => heartbeat,
+    };
+    let heartbeat = match heartbeat {
         None => HEARTBEAT,
         Some(seconds) if seconds <= f64::from(u16::MAX) => seconds.ceil() as u16,
         Some(seconds) => {
@@ -321,6 +325,15 @@ mod tests {
             open("amqp://h?heartbeat=9", &serde_json::json!({ "heartbeat": 0, "login_method": "AMQPLAIN" }));
         let target = settings.unwrap().targets.remove(0);
         assert_eq!((target.heartbeat, target.login_method), (0, LoginMethod::AmqPlain));
+    }
+
+    #[test]
+    fn the_heartbeat_of_the_query_wins_over_the_setting() {
+        let heartbeat = |url: &str, options: Value| open(url, &options).unwrap().targets[0].heartbeat;
+        let setting = || serde_json::json!({ "default_heartbeat": 30 });
+        assert_eq!(heartbeat("amqp://h?heartbeat=9", setting()), 9);
+        assert_eq!(heartbeat("amqp://h", setting()), 30);
+        assert_eq!(heartbeat("amqp://h", Value::Null), 120);
     }
 
     #[test]
