@@ -12,7 +12,7 @@ export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-was
 /** A broker connection: producing, declaring, purging. Workers are made on it. */
 export declare class NativeBroker {
   /** Nothing is connected yet. `report` is called for every flush of publishes, and never keeps the process alive. */
-  static open(options: NativeBrokerOptions, report: (report: NativeReport) => void): NativeBroker
+  static open(options: NativeBrokerOptions, report: (runs: number[], documents: string[] | null, failures: NativeFailure[] | null) => void): NativeBroker
   /** Resolves when the broker has answered. */
   connect(): Promise<undefined>
   /** Declares queues with their exchanges and bindings. */
@@ -20,10 +20,12 @@ export declare class NativeBroker {
   /** Registers a route; the number stands for it in `publish` and in settlements. */
   route(route: NativeRoute): number
   /**
-   * Appends one task message to the buffer and returns; `call` comes back in a report. `args` and `kwargs` are JSON
-   * in Python's sense; `options` is a JSON object with the fields of `TaskOptions`, or null.
+   * Publishes task messages. `calls` is five lines for each: the number of its route, the task's id (as JSON where it
+   * begins with a quotation mark or has a line feed), its arguments as JSON in Python's sense, its keyword arguments or
+   * nothing, a JSON object with the fields of `TaskOptions` or nothing. They come back in reports as `first` and the numbers
+   * after it.
    */
-  publish(call: number, route: number, taskId: string, args: string, kwargs: string, options?: string | null): void
+  publish(first: number, calls: string): void
   /** Publishes any message: a command of remote control. `body`, `headers` and `properties` are JSON texts. */
   publishMessage(call: number, exchange: string, exchangeTypeName: string, routingKey: string, body: string, headers: string, properties: string): void
   /** How many messages wait in a queue. */
@@ -52,7 +54,7 @@ export declare class NativeResults {
    * Nothing is connected yet. `report` is called with the documents of finished waits, and never keeps the process
    * alive.
    */
-  static open(options: NativeResultsOptions, report: (report: NativeReport) => void): NativeResults
+  static open(options: NativeResultsOptions, report: (runs: number[], documents: string[] | null, failures: NativeFailure[] | null) => void): NativeResults
   /** Resolves when the server has answered. */
   connect(): Promise<undefined>
   /** Waits until the task is ready; `call` comes back in a report with its document. */
@@ -201,13 +203,6 @@ export interface NativeQueue {
   autoDelete: boolean
   /** JSON object text, or empty */
   arguments: string
-}
-
-/** What became of calls since the last report. `calls` succeeded; `documents`, if there, are theirs in the same order. */
-export interface NativeReport {
-  calls: Uint32Array
-  documents?: Array<string>
-  failures: Array<NativeFailure>
 }
 
 /** How a result store is opened. */

@@ -141,6 +141,23 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
     return this.app.sendFromTask<Awaited<Return>>(this, args ?? [], options)
   }
 
+  /**
+   * {@link delay} for many calls, each with the arguments of one: `add.delayMany([[1, 2], [3, 4]])`. All are checked and encoded
+   * before the first is sent, and go together. Resolves, in their order, once the broker has all of them; rejects with
+   * {@link SendManyError}, which says which were not sent and has the results of the others.
+   */
+  delayMany(calls: Iterable<Readonly<Args>>): Promise<Array<AsyncResult<Awaited<Return>>>> {
+    return this.app.sendManyFromTask<Awaited<Return>>(this, calls)
+  }
+
+  /** {@link delayMany} with the options of {@link applyAsync}, the same for all; `taskId` is none of them. */
+  applyAsyncMany(
+    calls: Iterable<Readonly<Args> | []>,
+    options?: Omit<ApplyAsyncOptions, 'taskId'>,
+  ): Promise<Array<AsyncResult<Awaited<Return>>>> {
+    return this.app.sendManyFromTask<Awaited<Return>>(this, calls, options)
+  }
+
   /** Runs the task here as a worker would, retries and callbacks included. Never rejects: the result tells. */
   apply(
     args?: Readonly<Args> | [],
