@@ -80,18 +80,28 @@ export declare class NativeWorker {
   /** Connects, declares the queues, begins to claim. */
   start(): Promise<undefined>
   /**
-   * The next deliveries: a JSON array, as soon as one is there and a slot is free; null once stopped and everything
-   * that was delivered is settled. Items:
-   * - a task: `[tag, name, id, args, kwargs, tagged, request]`, to be begun by `begin`, where `tagged` says that there are tags to revive,
-   *   and `request` holds what differs from the default;
-   * - a task that was handed out before, whose begin is counted: `["redelivered", task]`; see `beginAgain`;
+   * The next deliveries: lines of JSON, as soon as one is there and a slot is free; null once stopped and everything
+   * that was delivered is settled:
+   * - a task, two lines: `[tag, name, id, args, kwargs, flags, slot]`, and its request, which holds what differs from the
+   *   default. Flags: 1 there are tags to revive, 2 something follows it or it has a time limit, 4 it was handed out
+   *   before and its begin is counted, see `beginAgain`. Slot: where `slots` says whether it may begin; 0 is none, see
+   *   `begin`.
    * - a revoke of tasks that may be running: `["revoke", [ids], terminate, signal]`;
    * - a request to stop: `["shutdown"]`.
    */
   next(): Promise<string | null>
   /**
-   * To be called right before the body of a task begins: false when it must not, because it went back meanwhile. Costs
-   * a fraction of a microsecond.
+   * Memory of the core: whether bodies may begin. Whoever sets the first word to 1 says that it is shared, and gets
+   * deliveries with slots: right before a body the word of its slot has to be changed, by one atomic step, from
+   * `(tag * 2) | 0` to one more; where that fails it must not begin. This holds for `leaseLeft` milliseconds. After that,
+   * and without a slot, `begin` decides.
+   */
+  slots(): Int32Array
+  /** For how many milliseconds from now bodies may begin by their slots. */
+  leaseLeft(): number
+  /**
+   * To be called right before the body of a task begins that has no slot, or none that holds: false when it must not
+   * begin, because it went back meanwhile.
    */
   begin(tag: number): boolean
   /**

@@ -230,14 +230,25 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
     args: readonly unknown[],
     kwargs: Readonly<Record<string, unknown>>,
   ): Promise<Awaited<Return>> {
+    return this.start(context, args, kwargs)
+  }
+
+  /** {@link run} for whoever does without a promise where the body does: then it gives the result, or throws, at once. */
+  start(
+    context: TaskContext,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+  ): Awaited<Return> | Promise<Awaited<Return>> {
     const body = this.body as (...args: unknown[]) => Return
     const bound = this.bindArguments(args, kwargs)
+    let returned: Return
     try {
-      return await runAsCurrentTask(context, () => (this.bound ? body(context, ...bound) : body(...bound)))
+      returned = runAsCurrentTask(context, () => (this.bound ? body(context, ...bound) : body(...bound)))
+      if (!isThenable(returned)) return returned as Awaited<Return>
     } catch (thrown) {
-      const error = reasonOf(context, thrown)
-      throw (this.options.autoretryFor ?? null) === null ? error : afterAutoretry(context, error)
+      throw endOf(context, thrown)
     }
+    return resultOf(context, returned)
   }
 
   /** Runs the body with no message at all: what calling the task does. */
@@ -261,6 +272,26 @@ function parametersOf(
   ...rest: [body: TaskBody, bound: boolean, task: string]
 ): Parameter[] | null {
   return params === undefined || params === null ? null : parseParameters(params, ...rest)
+}
+
+function isThenable(value: unknown): boolean {
+  const type = typeof value
+  if ((type !== 'object' && type !== 'function') || value === null) return false
+  return typeof (value as { then?: unknown }).then === 'function'
+}
+
+async function resultOf<Return>(context: TaskContext, returned: Return): Promise<Awaited<Return>> {
+  try {
+    return await returned
+  } catch (thrown) {
+    throw endOf(context, thrown)
+  }
+}
+
+/** What a task ends with whose body throws this. */
+function endOf(context: TaskContext, thrown: unknown): unknown {
+  const error = reasonOf(context, thrown)
+  return (context.task.options.autoretryFor ?? null) === null ? error : afterAutoretry(context, error)
 }
 
 /** Seconds until retry number `retries + 1` (`celery.utils.time.get_exponential_backoff_interval`). */

@@ -346,6 +346,19 @@ pub trait Consumer: Send + Sync {
     /// was stopped, or cut off from the broker, for longer; [`lost`](Consumer::lost) tells when it is known again.
     fn leases_stand(&self) -> bool;
 
+    /// For how long from now [`leases_stand`](Consumer::leases_stand) need not be asked again. A transport that cannot tell
+    /// says so little that nothing has happened by then.
+    fn lease_left(&self) -> Duration {
+        if self.leases_stand() { Duration::from_millis(20) } else { Duration::ZERO }
+    }
+
+    /// Reads the bytes of a delivery again, so that whoever holds many need not keep what they mean; `None` where the bytes
+    /// are not all of a message.
+    fn read(&self, raw: &Bytes) -> Option<Result<Message>> {
+        let _ = raw;
+        None
+    }
+
     /// Resolves when leases that had run out were looked at again, with the deliveries that somebody else has taken over:
     /// they are forgotten here, and settling them gives [`Settled::Lost`].
     async fn lost(&self) -> Vec<DeliveryTag>;
