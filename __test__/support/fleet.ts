@@ -58,7 +58,13 @@ export function fleet(
   second?: FleetOptions | string,
   settings?: CeleryOptions,
 ): Fleet {
-  if (typeof broker !== 'string') return makeFleet(broker.url, broker.backend, second as FleetOptions)
+  if (typeof broker !== 'string') {
+    const options = second as FleetOptions | undefined
+    return makeFleet(broker.url, broker.backend, {
+      ...options,
+      python: { ...broker.python, ...options?.python },
+    })
+  }
   return makeFleet(broker, second as string, settings === undefined ? {} : { settings })
 }
 
