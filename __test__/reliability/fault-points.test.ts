@@ -261,7 +261,7 @@ describe.concurrent('nothing is lost by a worker that dies at any point of a del
       const known = new Set([...ids, ...[...trial.early.values()].flat()])
       expect(ledger.runs.filter(({ id }) => !known.has(id))).toEqual([])
 
-      const dead = await new DeadList(app).read()
+      const dead = await new DeadList(app, trial.broker).read()
       expect(dead.map(({ raw }) => raw.toString()).toSorted()).toEqual(trial.bad.toSorted())
       expect(new Set(dead.map(({ reason }) => reason))).toEqual(new Set(['malformed']))
       await nodes.stop()

@@ -194,7 +194,10 @@ for (const kind of brokers) {
       const found = (await dead.read()).map(({ queue, reason, raw }) =>
         kept(broker, queue, reason, unmarked(raw)),
       )
-      expect(found.toSorted()).toEqual(expected.toSorted())
+      // Between the two steps a kill leaves it in both places, and whoever comes next keeps it once more.
+      const surplus = kind.has.oneMove ? [] : without(found, expected)
+      expect(surplus.filter((one) => !expected.includes(one))).toEqual([])
+      expect(without(found, surplus).toSorted()).toEqual(expected.toSorted())
       await workers.stop()
       await broker.stop()
     })
@@ -275,6 +278,16 @@ describe('Redis, of a worker that is killed', () => {
     await broker.stop()
   })
 })
+
+/** The lines that are left when those of `others` are taken away, each as often as it is there. */
+function without(lines: readonly string[], others: readonly string[]): string[] {
+  const left = [...others]
+  return lines.filter((one) => {
+    const place = left.indexOf(one)
+    if (place >= 0) left.splice(place, 1)
+    return place < 0
+  })
+}
 
 /** The bytes without what says that a message was handed out before. */
 function unmarked(raw: Buffer): Buffer {

@@ -1,6 +1,7 @@
 /** What becomes of kombu's virtual envelopes on a broker that has a form of its own for messages. */
 
-import { type AmqpMessage, NotInAmqp, tableOf } from './amqp.ts'
+import { type AmqpMessage, type FoundMessage, NotInAmqp, tableOf } from './amqp.ts'
+import type { WholeGivenUp } from './reliability/dead-list.ts'
 
 /** The largest table that fits into one frame beside the other properties. */
 const LARGEST = 100_000
@@ -25,14 +26,33 @@ export function asAmqp(raw: Buffer): TwoForms {
       throw error
     message = { body: raw, contentType: 'application/json', contentEncoding: 'utf-8' }
   }
-  const { table = {}, ...rest } = message
+  return { message, kept: keptForm({ table: {}, ...message }) }
+}
+
+/** A message as the dead list shows it: JSON, with sorted names. */
+export function keptForm({ table, body, ...rest }: FoundMessage): Buffer {
   const kept = {
     ...rest,
-    body: rest.body.toString('base64'),
+    body: body.toString('base64'),
     headers: sorted(table),
     priority: rest.priority ?? 0,
   }
-  return { message: rest, kept: Buffer.from(envelopeOf(kept)) }
+  return Buffer.from(envelopeOf(kept))
+}
+
+/** The header in which RabbitMQ's dead list has what is known of a letter. */
+const DEAD = 'x-celeriac-dead'
+
+/** A letter as it lies in RabbitMQ's dead list. */
+export function letterIn({ table, ...message }: FoundMessage): WholeGivenUp {
+  const { [DEAD]: known, ...headers } = table as Record<string, Record<string, unknown>>
+  const { id, queue, reason, delivery_mode: deliveryMode } = known as Record<string, string>
+  return {
+    id: id ?? '',
+    queue: queue ?? '',
+    reason: reason ?? '',
+    raw: keptForm({ ...message, table: headers, deliveryMode: deliveryMode as number | undefined }),
+  }
 }
 
 type Members = Record<string, unknown>
@@ -45,7 +65,9 @@ function unwrapped(raw: Buffer): AmqpMessage & { table: Record<string, unknown> 
   const { body: text, headers: given } = envelope
   if (typeof text !== 'string' || !isObject(properties)) throw new NotInAmqp('it is no envelope')
   if (given !== null && given !== undefined && !isObject(given)) throw new NotInAmqp('no headers')
-  const isBase64 = properties['body_encoding'] === 'base64'
+  const { body_encoding: encoding = 'utf-8' } = properties
+  if (encoding !== 'base64' && encoding !== 'utf-8') throw new NotInAmqp('its body is of an unknown kind')
+  const isBase64 = encoding === 'base64'
   const body = Buffer.from(text, isBase64 ? 'base64' : 'utf-8')
   if (isBase64 && body.toString('base64') !== text) throw new NotInAmqp('it is no base64')
   const table = given ?? {}
@@ -57,7 +79,7 @@ function unwrapped(raw: Buffer): AmqpMessage & { table: Record<string, unknown> 
     headers: given === null || given === undefined ? undefined : headers,
     contentType: wordOf(envelope['content-type']),
     contentEncoding: wordOf(envelope['content-encoding']),
-    deliveryMode: octetOf(properties['delivery_mode']),
+    deliveryMode: octetOf(properties['delivery_mode'], [1, 2]),
     priority: octetOf(properties['priority']),
     correlationId: wordOf(properties['correlation_id']),
     replyTo: wordOf(properties['reply_to']),
@@ -105,10 +127,9 @@ function wordOf(value: unknown): string | undefined {
   return Buffer.from(value).toString()
 }
 
-function octetOf(value: unknown): number | undefined {
+function octetOf(value: unknown, valid?: readonly number[]): number | undefined {
   if (value === null || value === undefined) return undefined
-  if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > 255) {
-    throw new NotInAmqp('it is no octet')
-  }
-  return value as number
+  const isOctet = typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 255
+  if (!isOctet || valid?.includes(value) === false) throw new NotInAmqp('RabbitMQ refuses it')
+  return value
 }

@@ -8,11 +8,13 @@ import { join } from 'node:path'
 import { Celery, type CeleryOptions } from 'celeriac'
 import { afterAll } from 'vitest'
 import { afterTest, atMostOnce } from './after-test.ts'
-import { publishTo } from './amqp.ts'
-import { asAmqp } from './amqp-messages.ts'
+import { messagesIn, publishTo } from './amqp.ts'
+import { asAmqp, letterIn } from './amqp-messages.ts'
 import { python } from './processes.ts'
 import { type RabbitMq, startLastingRabbitMq, startRabbitMq } from './rabbitmq.ts'
+import type { WholeGivenUp } from './reliability/dead-list.ts'
 import { type RedisServer, startRedis, temporaryFolder } from './servers.ts'
+import { until } from './wait.ts'
 
 /** A broker of one test alone, with nobody on it yet. */
 export interface TestBroker {
@@ -36,6 +38,8 @@ export interface TestBroker {
   held(): Promise<number>
   /** The ids of the tasks whose messages a worker of ours of this node name has claimed and not settled. */
   heldBy?(node: string): Promise<string[]>
+  /** What the dead list has, read from the server at once, where one letter after the other would take long. */
+  dead?(): Promise<WholeGivenUp[]>
   /** SIGKILL for the server, where there is one. */
   kill?(): Promise<void>
   /** Starts the server again, with what it had persisted. */
@@ -61,6 +65,8 @@ export interface BrokerKind {
     readonly pythonRecovers: boolean
     /** There is a server that can be killed and started again. */
     readonly server: boolean
+    /** What is put into the dead list leaves its queue in the same step. */
+    readonly oneMove: boolean
     /** A result, what follows from it and the acknowledgement can be one step. */
     readonly oneStep: boolean
   }
@@ -164,6 +170,9 @@ export async function startRabbitMqBroker(): Promise<RabbitMqBroker> {
   return rabbitMqBroker(server, server.url, '/', () => server.stop())
 }
 
+/** The queue that is RabbitMQ's dead list. */
+const DEAD = 'celeriac.dead'
+
 let shared: Promise<RabbitMq> | undefined
 let lastVhost = 0
 
@@ -202,6 +211,13 @@ async function rabbitMqBroker(
         raw.map((message) => asAmqp(Buffer.from(message as string)).message),
       ),
     asKept: (raw) => asAmqp(raw).kept,
+    async dead() {
+      const found = await messagesIn(url, DEAD)
+      await until(30, 'every letter in its place', async () => {
+        return ((await server.queues(vhost)).get(DEAD)?.ready ?? 0) >= found.length
+      })
+      return found.map(letterIn)
+    },
     async waiting(queue) {
       return (await server.queues(vhost)).get(queue)?.ready ?? 0
     },
@@ -219,7 +235,7 @@ async function rabbitMqBroker(
 export const brokers: readonly BrokerKind[] = [
   {
     name: 'Redis',
-    has: { python: true, pythonRecovers: true, server: true, oneStep: true },
+    has: { python: true, pythonRecovers: true, server: true, oneMove: true, oneStep: true },
     impatience: (seconds) => ({
       visibility_timeout: seconds,
       unacked_restore_interval: 1,
@@ -232,7 +248,7 @@ export const brokers: readonly BrokerKind[] = [
   },
   {
     name: 'SQLite',
-    has: { python: true, pythonRecovers: false, server: false, oneStep: false },
+    has: { python: true, pythonRecovers: false, server: false, oneMove: true, oneStep: false },
     impatience: () => ({}),
     lease: (seconds) => ({ workerLease: seconds }),
     recovers: (seconds) => seconds,
@@ -240,7 +256,7 @@ export const brokers: readonly BrokerKind[] = [
   },
   {
     name: 'RabbitMQ',
-    has: { python: true, pythonRecovers: true, server: true, oneStep: false },
+    has: { python: true, pythonRecovers: true, server: true, oneMove: false, oneStep: false },
     impatience: () => ({}),
     // The server closes what was silent for one to two heartbeats.
     lease: (seconds) => ({ workerLease: seconds, brokerHeartbeat: Math.max(1, Math.floor(seconds / 2)) }),

@@ -10,6 +10,9 @@ import { within } from './wait.ts'
 /** How long RabbitMQ may take to start or to obey, in seconds; several start side by side. */
 const DEADLINE = 120
 
+/** Messages of 100 MB, some of them at a time, are no reason to refuse others. */
+const MEMORY = 'vm_memory_high_watermark.absolute = 4GB'
+
 /** What a queue holds. */
 export interface QueueCounts {
   /** Messages that wait. */
@@ -58,7 +61,7 @@ export async function startRabbitMq(): Promise<RabbitMq> {
 
 /** Starts RabbitMQ; whoever has it ends it. */
 export async function startLastingRabbitMq(): Promise<RabbitMq> {
-  const server = await startAid('CELERIAC_RABBITMQ', [], DEADLINE)
+  const server = await startAid('CELERIAC_RABBITMQ', ['--set', MEMORY], DEADLINE)
   let { port, processId } = JSON.parse(server.first) as { port: number; processId: number }
   const obey = async (command: string): Promise<{ output?: string; processId?: number }> => {
     const answer = JSON.parse(await server.tell(command)) as {
