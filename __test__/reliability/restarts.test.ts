@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { createConnection } from 'node:net'
 import { describe, expect, test } from 'vitest'
+import { afterTest } from '../support/after-test.ts'
 import {
   type RabbitMqBroker,
   type RedisBroker,
@@ -11,6 +12,7 @@ import { fleet, type Fleet } from '../support/fleet.ts'
 import { idsThatEnded } from '../support/killing.ts'
 import { expectEmpty } from '../support/reliability/expectations.ts'
 import { figure, median, spread } from '../support/reliability/figures.ts'
+import { until } from '../support/wait.ts'
 
 /** How long a worker may take to begin a task after the server is back; what it takes is printed. */
 const RESUMES_WITHIN = 15
@@ -76,6 +78,8 @@ async function expectSurvival<Broker extends RedisBroker | RabbitMqBroker>(
   const nodes = fleet(broker, { settings: { publishTimeout: 60 } })
   const worker = await nodes.nodeWorker({ queues: 'work', settings: { workerLease: 2 } })
   const producers = new Producers(nodes)
+  // Before the client is closed, which would let each call fail at once, and the next one.
+  afterTest(() => producers.stop())
   const pauses: number[] = []
   for (let time = 0; time < times; time++) {
     const before = [producers.ids.length, nodes.ledger.ended.size] as const
@@ -235,7 +239,13 @@ describe('RabbitMQ under load loses no task that delay() has confirmed, and work
     await expectSurvival(
       rabbitMq,
       3,
-      async ({ server }) => void (await server.ctl('close_all_connections', 'for a test')),
+      async ({ server, connections }) => {
+        const before = await connections()
+        expect(before.size).toBeGreaterThan(1)
+        await server.ctl('close_all_connections', '--global', 'for a test')
+        const ports = async (): Promise<number[]> => [...(await connections()).keys()]
+        await until(10, 'an end of each', async () => !(await ports()).some((port) => before.has(port)))
+      },
       'close_all_connections',
     )
   })
@@ -259,6 +269,9 @@ describe('RabbitMQ under load loses no task that delay() has confirmed, and work
       2,
       async ({ server }) => {
         await server.ctl('set_vm_memory_high_watermark', '0.000001')
+        await until(30, 'an alarm', async () =>
+          (await server.ctl('eval', 'rabbit_alarm:get_alarms().')).includes('memory'),
+        )
         // Long enough for publishes to be blocked.
         await new Promise((resolve) => setTimeout(resolve, 1500))
         await server.ctl('set_vm_memory_high_watermark', 'absolute', '4GB')

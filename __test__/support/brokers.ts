@@ -11,7 +11,7 @@ import { afterTest, atMostOnce } from './after-test.ts'
 import { messagesIn, publishTo } from './amqp.ts'
 import { asAmqp, letterIn } from './amqp-messages.ts'
 import { python } from './processes.ts'
-import { type RabbitMq, startLastingRabbitMq, startRabbitMq } from './rabbitmq.ts'
+import { type RabbitMq, type Traffic, startLastingRabbitMq, startRabbitMq } from './rabbitmq.ts'
 import type { WholeGivenUp } from './reliability/dead-list.ts'
 import { type RedisServer, startRedis, temporaryFolder } from './servers.ts'
 import { until } from './wait.ts'
@@ -162,6 +162,8 @@ export async function startSqliteBroker(): Promise<TestBroker> {
 /** A broker that is a RabbitMQ. */
 export interface RabbitMqBroker extends TestBroker {
   readonly server: RabbitMq
+  /** Who is connected to it, by the client's port. */
+  connections(): Promise<Map<number, Traffic>>
 }
 
 /** Starts a RabbitMQ of its own as a broker, and a redis-server for the results. */
@@ -227,6 +229,7 @@ async function rabbitMqBroker(
     },
     kill: () => server.kill(),
     start: () => server.start(),
+    connections: () => server.connections(vhost),
     stop,
   }
 }
