@@ -100,7 +100,8 @@ for (const kind of brokers) {
       const lease = 2
       const broker = await kind.start()
       const both = fleet(broker, { node: kind.lease(lease) })
-      const worker = await both.pythonWorker({ queues: QUEUE })
+      // Of threads: one whose tasks run in its main thread sends no heartbeats meanwhile, and RabbitMQ takes it for dead.
+      const worker = await both.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '1'] })
       const tasks = [
         await both.app.sendTask('node.work', [4000 * lease], { queue: QUEUE }),
         await both.app.sendTask('node.work', [10], { queue: QUEUE }),
