@@ -60,15 +60,16 @@ export function fleet(
 ): Fleet {
   if (typeof broker !== 'string') {
     const options = second as FleetOptions | undefined
-    return makeFleet(broker.url, broker.backend, {
+    return fleetAt(broker.url, broker.backend, {
       ...options,
       python: { ...broker.python, ...options?.python },
     })
   }
-  return makeFleet(broker, second as string, settings === undefined ? {} : { settings })
+  return fleetAt(broker, second as string, settings === undefined ? {} : { settings })
 }
 
-function makeFleet(broker: string, backend: string, options: FleetOptions = {}): Fleet {
+/** {@link fleet} on servers of whatever kind. */
+export function fleetAt(broker: string, backend: string, options: FleetOptions = {}): Fleet {
   const ledger = new Ledger()
   const app = new Celery('client', { broker, backend, ...options.settings })
   const env = { LEDGER: ledger.path }
