@@ -23,6 +23,9 @@ impl Builder<'_> {
     fn value(&mut self, id: Id, depth: usize) -> Result<Value> {
         self.budget.value()?;
         let at = id as usize;
+        if self.in_progress.get(at) == Some(&true) {
+            return Err(wrong("its data is cyclic: something contains itself"));
+        }
         let object = self.objects.get_mut(at).ok_or_else(|| wrong("the stack is empty"))?;
         if let Object::Plain(value) = object {
             let length = match value {
@@ -37,9 +40,6 @@ impl Builder<'_> {
         if let Object::Name { module, name } = object {
             self.budget.bytes(module.len() + name.len())?;
             return Ok(Value::Opaque(Box::new(Opaque::named(module.as_str(), name.as_str()))));
-        }
-        if self.in_progress[at] {
-            return Err(wrong("its data is cyclic: something contains itself"));
         }
         self.budget.depth(depth)?;
         self.in_progress[at] = true;

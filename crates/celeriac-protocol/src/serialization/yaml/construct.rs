@@ -207,7 +207,9 @@ fn integer(text: &str) -> Result<Value> {
     let text = text.replace('_', "");
     let negative = text.starts_with('-');
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(&text);
+    // White space around a number is possible when its tag is given.
     let of_radix = |digits: &str, radix: u32| {
+        let digits = digits.trim();
         // No shorter than its decimal digits would be.
         if digits.len() > MAX_INTEGER_DIGITS * 4 {
             return Err(too_many_digits());
@@ -220,7 +222,7 @@ fn integer(text: &str) -> Result<Value> {
     } else if let Some(digits) = unsigned.strip_prefix("0x") {
         of_radix(digits, 16)?
     } else if unsigned.starts_with('0') {
-        of_radix(unsigned, 8)?
+        of_radix(unsigned.strip_prefix("0o").unwrap_or(unsigned), 8)?
     } else if unsigned.contains(':') {
         sixties(unsigned)?.ok_or_else(broken)?
     } else {
@@ -231,6 +233,7 @@ fn integer(text: &str) -> Result<Value> {
 
 /// Digits alone, without a second sign.
 fn unsigned_integer(digits: &str) -> Result<Option<BigInt>> {
+    let digits = digits.trim();
     if digits.starts_with(['-', '+']) { Ok(None) } else { parse_integer(digits) }
 }
 
@@ -263,12 +266,12 @@ fn float(text: &str) -> Result<Value> {
                 if f64::is_infinite(place) {
                     return Err(broken());
                 }
-                value += part.parse::<f64>().map_err(|_| broken())? * place;
+                value += part.trim().parse::<f64>().map_err(|_| broken())? * place;
                 place *= 60.0;
             }
             value
         }
-        _ => unsigned.parse().map_err(|_| broken())?,
+        _ => unsigned.trim().parse().map_err(|_| broken())?,
     };
     Ok(Value::Float(if negative { -size } else { size }))
 }
