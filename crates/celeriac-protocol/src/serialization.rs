@@ -149,7 +149,9 @@ pub fn encode(name: &str, value: &Value) -> Result<Encoded> {
 /// [`Error::Decode`] when no serializer reads the content type, and what its `decode` fails with.
 pub fn decode(body: &[u8], content_type: &str, content_encoding: &str, limits: &Limits) -> Result<Value> {
     let Some(serializer) = by_content_type(content_type) else {
-        return Err(Error::Decode { reason: format!("no serializer reads the content type `{content_type}`") });
+        return Err(Error::Decode {
+            reason: format!("no serializer reads the content type `{content_type}`"),
+        });
     };
     if body.is_empty() {
         return Ok(Value::Bytes(Vec::new()));

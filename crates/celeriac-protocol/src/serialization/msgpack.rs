@@ -1,4 +1,4 @@
-//! MessagePack as msgpack-python reads and writes it: `packb(use_bin_type=True)`, `unpackb(raw=False)`. It makes
+//! `MessagePack` as msgpack-python reads and writes it: `packb(use_bin_type=True)`, `unpackb(raw=False)`. It makes
 //! plain data, and instances of `msgpack.ext.ExtType` and `msgpack.ext.Timestamp`, which are opaque values here.
 
 use celeriac_error::{Error, Result};
@@ -20,9 +20,36 @@ pub(super) fn encode(value: &Value) -> Result<Vec<u8>> {
     Ok(out)
 }
 
+/// What is not a container has a function of its own, so that this one takes little of the stack.
 fn push(value: &Value, out: &mut Vec<u8>, depth: usize) -> Result<()> {
-    // Writing into memory does not fail; the error type says no more than that.
-    let failed = |error: &dyn std::fmt::Display| refusal(&error.to_string());
+    match value {
+        Value::List(items) | Value::Tuple(items) => {
+            check_depth(depth)?;
+            write::write_array_len(out, length(items.len())?).map_err(|error| failed(&error))?;
+            for item in items {
+                push(item, out, depth + 1)?;
+            }
+            Ok(())
+        }
+        Value::Dict(members) => {
+            check_depth(depth)?;
+            write::write_map_len(out, length(members.len())?).map_err(|error| failed(&error))?;
+            for (key, value) in members {
+                push(key, out, depth + 1)?;
+                push(value, out, depth + 1)?;
+            }
+            Ok(())
+        }
+        other => push_plain(other, out),
+    }
+}
+
+/// Writing into memory does not fail; the error type says no more than that.
+fn failed(error: &dyn std::fmt::Display) -> Error {
+    refusal(&error.to_string())
+}
+
+fn push_plain(value: &Value, out: &mut Vec<u8>) -> Result<()> {
     match value {
         Value::None => write::write_nil(out).map_err(|error| failed(&error))?,
         Value::Bool(value) => write::write_bool(out, *value).map_err(|error| failed(&error))?,
@@ -44,19 +71,6 @@ fn push(value: &Value, out: &mut Vec<u8>, depth: usize) -> Result<()> {
         Value::Bytes(bytes) => {
             length(bytes.len())?;
             write::write_bin(out, bytes).map_err(|error| failed(&error))?;
-        }
-        Value::List(items) | Value::Tuple(items) => {
-            check_depth(depth)?;
-            write::write_array_len(out, length(items.len())?).map_err(|error| failed(&error))?;
-            items.iter().try_for_each(|item| push(item, out, depth + 1))?;
-        }
-        Value::Dict(members) => {
-            check_depth(depth)?;
-            write::write_map_len(out, length(members.len())?).map_err(|error| failed(&error))?;
-            for (key, value) in members {
-                push(key, out, depth + 1)?;
-                push(value, out, depth + 1)?;
-            }
         }
         Value::Opaque(opaque) => push_extension(opaque, out)?,
         other => return Err(refusal(&format!("no form for values of the type {}", other.type_name()))),
@@ -88,7 +102,9 @@ fn timestamp(seconds: i64, nanoseconds: i64) -> Result<Vec<u8>> {
         .ok_or_else(|| refusal("the nanoseconds of a timestamp are 0 to 999999999"))?;
     Ok(match (u32::try_from(seconds), u64::try_from(seconds)) {
         (Ok(seconds), _) if nanoseconds == 0 => seconds.to_be_bytes().to_vec(),
-        (_, Ok(seconds)) if seconds >> 34 == 0 => (u64::from(nanoseconds) << 34 | seconds).to_be_bytes().to_vec(),
+        (_, Ok(seconds)) if seconds >> 34 == 0 => {
+            (u64::from(nanoseconds) << 34 | seconds).to_be_bytes().to_vec()
+        }
         _ => [nanoseconds.to_be_bytes().as_slice(), seconds.to_be_bytes().as_slice()].concat(),
     })
 }
@@ -183,14 +199,17 @@ impl<'a> Decoder<'a> {
     }
 
     fn text(&mut self, length: usize) -> Result<Value> {
-        self.budget.bytes(length)?;
         let bytes = self.take(length)?;
-        std::str::from_utf8(bytes).map(Value::from).map_err(|error| wrong(&format!("a text is not UTF-8: {error}")))
+        self.budget.bytes(length)?;
+        std::str::from_utf8(bytes)
+            .map(Value::from)
+            .map_err(|error| wrong(&format!("a text is not UTF-8: {error}")))
     }
 
     fn bytes(&mut self, length: usize) -> Result<Value> {
+        let bytes = self.take(length)?;
         self.budget.bytes(length)?;
-        self.take(length).map(|bytes| Value::Bytes(bytes.to_vec()))
+        Ok(Value::Bytes(bytes.to_vec()))
     }
 
     /// Each member takes a byte at least, so a length that cannot be is known at once.
@@ -216,7 +235,10 @@ impl<'a> Decoder<'a> {
             let key = self.value(depth + 1)?;
             // `strict_map_key`, which msgpack-python has on unless told otherwise.
             if !matches!(key, Value::Text(_) | Value::Bytes(_)) {
-                return Err(wrong(&format!("the key of a map is a {}, and only str and bytes can be", key.type_name())));
+                return Err(wrong(&format!(
+                    "the key of a map is a {}, and only str and bytes can be",
+                    key.type_name()
+                )));
             }
             let value = self.value(depth + 1)?;
             members.insert(key, value)?;
@@ -225,11 +247,11 @@ impl<'a> Decoder<'a> {
     }
 
     fn extension(&mut self, length: usize) -> Result<Value> {
-        self.budget.values(2)?;
-        self.budget.bytes(length)?;
         let [code] = self.array()?;
         let code = i8::from_be_bytes([code]);
         let data = self.take(length)?;
+        self.budget.values(2)?;
+        self.budget.bytes(length)?;
         let (name, args) = match code {
             TIMESTAMP => ("Timestamp", read_timestamp(data)?),
             0.. => ("ExtType", vec![Value::Int(i64::from(code)), Value::Bytes(data.to_vec())]),
@@ -241,17 +263,12 @@ impl<'a> Decoder<'a> {
 }
 
 fn read_timestamp(data: &[u8]) -> Result<Vec<Value>> {
-    let (seconds, nanoseconds) = if let Ok(data) = data.try_into() {
-        (i64::from(u32::from_be_bytes(data)), 0)
-    } else if let Ok(data) = data.try_into() {
-        let both = u64::from_be_bytes(data);
-        ((both & 0x3_ffff_ffff) as i64, (both >> 34) as u32)
-    } else if let Some((nanoseconds, seconds)) = data.split_first_chunk::<4>()
-        && let Ok(seconds) = seconds.try_into()
-    {
-        (i64::from_be_bytes(seconds), u32::from_be_bytes(*nanoseconds))
-    } else {
-        return Err(wrong("a timestamp has 4, 8 or 12 bytes"));
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+    let (seconds, nanoseconds) = match data.len() {
+        4 => (number(data) as i64, 0),
+        8 => ((number(data) & 0x3_ffff_ffff) as i64, (number(data) >> 34) as u32),
+        12 => (number(&data[4..]) as i64, number(&data[..4]) as u32),
+        _ => return Err(wrong("a timestamp has 4, 8 or 12 bytes")),
     };
     if nanoseconds >= 1_000_000_000 {
         return Err(wrong("the nanoseconds of a timestamp are 0 to 999999999"));

@@ -1,13 +1,15 @@
 //! JSON text with tags: kombu's dialect, and ours for the boundary to JavaScript.
 
+use std::fmt::Write as _;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use celeriac_error::{Error, Result};
-use jiter::{Jiter, Peek};
+use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
 use uuid::Uuid;
 
 use super::containers::{DictBuilder, dict, set};
-use super::limits::{Budget, check_depth, parse_integer};
+use super::limits::{Budget, check_depth, parse_integer, too_many_digits};
 use super::text::TextBuilder;
 use super::{Exception, Opaque, OpaqueKind, Value};
 use crate::json::source::{Source, decode_error};
@@ -29,7 +31,7 @@ pub(super) fn decode(text: &[u8], dialect: Dialect, budget: &mut Budget) -> Resu
     let source = Source::new(text)?;
     let mut reader = source.reader();
     let peek = reader.peek().map_err(decode_error)?;
-    let value = Decoder { source: &source, dialect, budget }.value(&mut reader, peek, 0)?;
+    let value = Decoder { source: &source, dialect, budget }.value(&mut reader, peek)?;
     reader.finish().map_err(decode_error)?;
     Ok(value)
 }
@@ -40,24 +42,74 @@ struct Decoder<'s, 'a> {
     budget: &'s mut Budget,
 }
 
+/// A container that has not ended yet.
+enum Container {
+    List(Vec<Value>),
+    /// With the key that a value is awaited for.
+    Object(DictBuilder, Value),
+}
+
 impl Decoder<'_, '_> {
-    fn value(&mut self, reader: &mut Jiter<'_>, peek: Peek, depth: usize) -> Result<Value> {
-        self.budget.value()?;
-        match peek {
-            Peek::Array => {
-                self.budget.depth(depth)?;
-                let mut items = Vec::new();
-                let mut next = reader.known_array().map_err(decode_error)?;
-                while let Some(peek) = next {
-                    items.push(self.value(reader, peek, depth + 1)?);
-                    next = reader.array_step().map_err(decode_error)?;
+    /// Without recursion: tags make for more levels than the value itself has.
+    fn value(&mut self, reader: &mut Jiter<'_>, first: Peek) -> Result<Value> {
+        let mut open: Vec<Container> = Vec::new();
+        let mut peek = first;
+        loop {
+            self.budget.value()?;
+            let mut value = match peek {
+                Peek::Array => {
+                    self.budget.depth(open.len())?;
+                    if let Some(next) = reader.known_array().map_err(decode_error)? {
+                        open.push(Container::List(Vec::new()));
+                        peek = next;
+                        continue;
+                    }
+                    Value::List(Vec::new())
                 }
-                Ok(Value::List(items))
+                Peek::Object => {
+                    self.budget.depth(open.len())?;
+                    let source = self.source;
+                    let key = reader.next_object_bytes().map_err(decode_error)?;
+                    if let Some(key) = key.map(|bytes| source.original(bytes)) {
+                        open.push(Container::Object(DictBuilder::default(), self.key(key)?));
+                        peek = reader.peek().map_err(decode_error)?;
+                        continue;
+                    }
+                    Value::Dict(Vec::new())
+                }
+                _ => self.scalar(reader, peek)?,
+            };
+            // Into the container around it; one that ends is a value itself.
+            loop {
+                match open.pop() {
+                    None => return Ok(value),
+                    Some(Container::List(mut items)) => {
+                        items.push(value);
+                        if let Some(next) = reader.array_step().map_err(decode_error)? {
+                            open.push(Container::List(items));
+                            peek = next;
+                            break;
+                        }
+                        value = Value::List(items);
+                    }
+                    Some(Container::Object(mut members, key)) => {
+                        members.insert(key, value)?;
+                        let source = self.source;
+                        let key = reader.next_key_bytes().map_err(decode_error)?;
+                        if let Some(key) = key.map(|bytes| source.original(bytes)) {
+                            open.push(Container::Object(members, self.key(key)?));
+                            peek = reader.peek().map_err(decode_error)?;
+                            break;
+                        }
+                        value = self.finish(members.finish())?;
+                    }
+                }
             }
-            Peek::Object => {
-                self.budget.depth(depth)?;
-                self.object(reader, depth)
-            }
+        }
+    }
+
+    fn scalar(&mut self, reader: &mut Jiter<'_>, peek: Peek) -> Result<Value> {
+        match peek {
             Peek::String => {
                 let start = reader.current_index();
                 reader.known_skip(peek).map_err(decode_error)?;
@@ -68,25 +120,19 @@ impl Decoder<'_, '_> {
             Peek::True | Peek::False => reader.known_bool(peek).map(Value::Bool).map_err(decode_error),
             _ => {
                 let start = reader.current_index();
-                reader.known_number_bytes(peek).map_err(decode_error)?;
+                reader.known_number_bytes(peek).map_err(number_error)?;
                 number(&self.source.text[start..reader.current_index()])
             }
         }
     }
 
-    fn object(&mut self, reader: &mut Jiter<'_>, depth: usize) -> Result<Value> {
-        let mut members = DictBuilder::default();
-        let source = self.source;
-        let mut key = reader.next_object_bytes().map_err(decode_error)?.map(|bytes| source.original(bytes));
-        while let Some(name) = key {
-            self.budget.value()?;
-            let name = self.string(name)?;
-            let peek = reader.peek().map_err(decode_error)?;
-            let value = self.value(reader, peek, depth + 1)?;
-            members.insert(name, value)?;
-            key = reader.next_key_bytes().map_err(decode_error)?.map(|bytes| source.original(bytes));
-        }
-        let mut members = members.finish();
+    fn key(&mut self, inside: &str) -> Result<Value> {
+        self.budget.value()?;
+        self.string(inside)
+    }
+
+    /// An object that ended: a dict, or what it stands for when it is a tag.
+    fn finish(&self, mut members: Vec<(Value, Value)>) -> Result<Value> {
         if !is_tag(&members) {
             return Ok(Value::Dict(members));
         }
@@ -150,7 +196,9 @@ fn uuid(members: &[(Value, Value)]) -> Option<Value> {
     let [(Value::Text(name), value)] = members else { return None };
     match (name.as_str(), value) {
         ("hex", Value::Text(text)) => Uuid::parse_str(text).ok().map(Value::Uuid),
-        ("int", Value::Int(integer)) => u128::try_from(*integer).ok().map(|int| Value::Uuid(Uuid::from_u128(int))),
+        ("int", Value::Int(integer)) => {
+            u128::try_from(*integer).ok().map(|int| Value::Uuid(Uuid::from_u128(int)))
+        }
         ("int", Value::BigInt(integer)) => {
             u128::try_from(integer.as_ref()).ok().map(|int| Value::Uuid(Uuid::from_u128(int)))
         }
@@ -254,6 +302,14 @@ fn opaque(members: Vec<(Value, Value)>) -> Option<Value> {
     (!opaque.name.is_empty()).then(|| Value::Opaque(Box::new(opaque)))
 }
 
+/// The parser has Python's limit of digits too.
+fn number_error(error: JiterError) -> Error {
+    match error.error_type {
+        JiterErrorType::JsonError(JsonErrorType::NumberOutOfRange) => too_many_digits(),
+        _ => decode_error(error),
+    }
+}
+
 fn number(text: &str) -> Result<Value> {
     Ok(match text {
         "NaN" => Value::Float(f64::NAN),
@@ -294,15 +350,12 @@ fn unescape(inside: &str) -> Option<Value> {
                 rest = &rest[4..];
                 let high = (0xd800..0xdc00).contains(&unit);
                 let low = rest.strip_prefix("\\u").and_then(code_unit);
-                match low.filter(|low| high && (0xdc00..0xe000).contains(low)) {
-                    Some(low) => {
-                        rest = &rest[6..];
-                        char::decode_utf16([unit, low]).next()?.ok()?
-                    }
-                    None => {
-                        builder.push_code(u32::from(unit));
-                        continue;
-                    }
+                if let Some(low) = low.filter(|low| high && (0xdc00..0xe000).contains(low)) {
+                    rest = &rest[6..];
+                    char::decode_utf16([unit, low]).next()?.ok()?
+                } else {
+                    builder.push_code(u32::from(unit));
+                    continue;
                 }
             }
             b'"' | b'\\' | b'/' => char::from(escape),
@@ -334,7 +387,24 @@ struct Encoder<'a> {
 const MAX_SAFE_INTEGER: u64 = (1 << 53) - 1;
 
 impl Encoder<'_> {
+    /// What is not a container has a function of its own, so that this one takes little of the stack.
     fn value(&mut self, value: &Value, depth: usize) -> Result<()> {
+        match value {
+            Value::List(items) => self.list(items, depth),
+            Value::Dict(members) => self.dict(members, depth),
+            Value::Tuple(items) => self.list_tag("tuple", items, depth),
+            Value::Set(items) => self.list_tag("set", items, depth),
+            Value::FrozenSet(items) => self.list_tag("frozenset", items, depth),
+            Value::Exception(exception) => self.exception(exception, depth),
+            Value::Opaque(opaque) => self.opaque(opaque, depth),
+            other => {
+                self.plain(other);
+                Ok(())
+            }
+        }
+    }
+
+    fn plain(&mut self, value: &Value) {
         match value {
             Value::None => self.out.push_str("null"),
             Value::Bool(value) => self.out.push_str(if *value { "true" } else { "false" }),
@@ -346,38 +416,21 @@ impl Encoder<'_> {
             Value::Float(value) => self.float(*value),
             Value::Text(text) => push_string(self.out, text),
             Value::Utf16(units) => push_utf16(self.out, units),
-            Value::List(items) => self.list(items, depth)?,
-            Value::Dict(members) => self.dict(members, depth)?,
-            Value::Tuple(items) => self.tag("tuple", |encoder| encoder.list(items, depth))?,
-            Value::Set(items) => self.tag("set", |encoder| encoder.list(items, depth))?,
-            Value::FrozenSet(items) => self.tag("frozenset", |encoder| encoder.list(items, depth))?,
-            Value::TimeDelta { days, seconds, microseconds } => self.tag("timedelta", |encoder| {
-                encoder.out.push_str(&format!("[{days}, {seconds}, {microseconds}]"));
-                Ok(())
-            })?,
-            Value::Complex { real, imaginary } => self.tag("complex", |encoder| {
-                encoder.out.push('[');
-                encoder.float(*real);
-                encoder.out.push_str(", ");
-                encoder.float(*imaginary);
-                encoder.out.push(']');
-                Ok(())
-            })?,
-            Value::Exception(exception) => {
-                self.tag("exception", |encoder| encoder.exception(exception, depth))?;
+            Value::TimeDelta { days, seconds, microseconds } => {
+                self.open_tag("timedelta");
+                // Writing to a string cannot fail.
+                let _ = write!(self.out, "[{days}, {seconds}, {microseconds}]}}");
             }
-            Value::Opaque(opaque) => self.tag("opaque", |encoder| encoder.opaque(opaque, depth))?,
-            Value::Bytes(_)
-            | Value::DateTime(_)
-            | Value::Date(_)
-            | Value::Time(_)
-            | Value::Decimal(_)
-            | Value::Uuid(_) => {
-                self.tagged = true;
-                push_kombu_tag(self.out, value);
+            Value::Complex { real, imaginary } => {
+                self.open_tag("complex");
+                self.out.push('[');
+                self.float(*real);
+                self.out.push_str(", ");
+                self.float(*imaginary);
+                self.out.push_str("]}");
             }
+            other => self.tagged |= push_kombu_tag(self.out, other),
         }
-        Ok(())
     }
 
     fn float(&mut self, value: f64) {
@@ -397,10 +450,14 @@ impl Encoder<'_> {
         push_tag(self.out, kind, |out| push_string(out, text));
     }
 
-    fn tag(&mut self, kind: &str, value: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn open_tag(&mut self, kind: &str) {
         self.tagged = true;
         open_tag(self.out, kind);
-        value(self)?;
+    }
+
+    fn list_tag(&mut self, kind: &str, items: &[Value], depth: usize) -> Result<()> {
+        self.open_tag(kind);
+        self.list(items, depth)?;
         self.out.push('}');
         Ok(())
     }
@@ -420,7 +477,10 @@ impl Encoder<'_> {
     fn dict(&mut self, members: &[(Value, Value)], depth: usize) -> Result<()> {
         let texts_only = members.iter().all(|(key, _)| matches!(key, Value::Text(_) | Value::Utf16(_)));
         if !texts_only || is_tag(members) {
-            return self.tag("dict", |encoder| encoder.pairs(members, depth));
+            self.open_tag("dict");
+            self.pairs(members, depth)?;
+            self.out.push('}');
+            return Ok(());
         }
         check_depth(depth)?;
         let mut separator = "{";
@@ -459,6 +519,7 @@ impl Encoder<'_> {
 
     fn exception(&mut self, exception: &Exception, depth: usize) -> Result<()> {
         check_depth(depth)?;
+        self.open_tag("exception");
         self.out.push('{');
         self.field("module");
         push_string(self.out, &exception.module);
@@ -470,12 +531,13 @@ impl Encoder<'_> {
             self.field("state");
             self.value(state, depth + 1)?;
         }
-        self.out.push('}');
+        self.out.push_str("}}");
         Ok(())
     }
 
     fn opaque(&mut self, opaque: &Opaque, depth: usize) -> Result<()> {
         check_depth(depth)?;
+        self.open_tag("opaque");
         self.out.push('{');
         self.field("module");
         push_string(self.out, &opaque.module);
@@ -505,7 +567,7 @@ impl Encoder<'_> {
             self.field("entries");
             self.pairs(&opaque.entries, depth)?;
         }
-        self.out.push('}');
+        self.out.push_str("}}");
         Ok(())
     }
 }
@@ -567,7 +629,9 @@ pub(super) fn encode_kombu(value: &Value, out: &mut String, depth: usize) -> Res
             check_depth(depth)?;
             if is_tag(members) {
                 return Err(Error::Encode {
-                    reason: format!("a dict with exactly the keys `{TYPE}` and `{VALUE}` would be read as a tag"),
+                    reason: format!(
+                        "a dict with exactly the keys `{TYPE}` and `{VALUE}` would be read as a tag"
+                    ),
                 });
             }
             let mut separator = "{";

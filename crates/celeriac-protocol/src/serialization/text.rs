@@ -28,13 +28,10 @@ pub(super) fn from_utf8(bytes: &[u8]) -> Option<Value> {
             builder.pending.push(*byte);
         }
         match *builder.pending.as_slice() {
-            [] => {}
-            [0xed] | [0xed, 0xa0..=0xbf] => {}
+            [] | [0xed] | [0xed, 0xa0..=0xbf] => {}
             [0xed, second @ 0xa0..=0xbf, third @ 0x80..=0xbf] => {
                 builder.pending.clear();
-                builder.push_unit(
-                    0xd000 | (u16::from(second) & 0x3f) << 6 | (u16::from(third) & 0x3f),
-                );
+                builder.push_unit(0xd000 | (u16::from(second) & 0x3f) << 6 | (u16::from(third) & 0x3f));
             }
             _ => return None,
         }

@@ -64,7 +64,12 @@ impl Builder<'_> {
     }
 
     fn values(&mut self, ids: &[Id], depth: usize) -> Result<Vec<Value>> {
-        ids.iter().map(|id| self.value(*id, depth + 1)).collect()
+        // A loop takes less of the stack than an iterator that may fail.
+        let mut values = Vec::with_capacity(ids.len().min(1024));
+        for id in ids {
+            values.push(self.value(*id, depth + 1)?);
+        }
+        Ok(values)
     }
 
     fn set(&mut self, ids: &[Id], depth: usize) -> Result<Vec<Value>> {
@@ -92,7 +97,10 @@ impl Builder<'_> {
             kind: instance.kind,
             args: self.values(&instance.args, depth)?,
             kwargs: self.dict(&instance.kwargs, depth)?,
-            state: instance.state.map(|state| self.value(state, depth + 1)).transpose()?,
+            state: match instance.state {
+                Some(state) => Some(self.value(state, depth + 1)?),
+                None => None,
+            },
             items: self.values(&instance.items, depth)?,
             entries: self.dict(&instance.entries, depth)?,
         };

@@ -135,7 +135,8 @@ fn encoded(text: &str, encoding: &str) -> Option<Value> {
 
 fn date(bytes: &[u8]) -> Option<Date> {
     let [high, low, month, day] = *bytes else { return None };
-    let year = i16::try_from(u16::from_be_bytes([high, low])).ok().filter(|year| (1..=9999).contains(year))?;
+    let year =
+        i16::try_from(u16::from_be_bytes([high, low])).ok().filter(|year| (1..=9999).contains(year))?;
     Date::new(year, i8::try_from(month).ok()?, i8::try_from(day).ok()?).ok()
 }
 
@@ -230,7 +231,9 @@ fn exception(instance: &Opaque) -> Option<Value> {
 
 fn wrapped(instance: &Opaque) -> Option<Value> {
     match instance.args.as_slice() {
-        [Value::Text(module), Value::Text(kind), Value::List(args) | Value::Tuple(args), ..] => {
+        [Value::Text(module), Value::Text(kind), Value::List(args) | Value::Tuple(args), ..]
+            if !kind.is_empty() =>
+        {
             Some(Value::Exception(Box::new(Exception {
                 module: module.clone(),
                 kind: kind.clone(),

@@ -265,7 +265,8 @@ impl<'a> Machine<'a> {
                     _ => {
                         let digits = if code == b'L' { text.strip_suffix('L').unwrap_or(text) } else { text };
                         Value::integer(
-                            parse_integer(digits)?.ok_or_else(|| wrong(&format!("`{digits}` is no integer")))?,
+                            parse_integer(digits)?
+                                .ok_or_else(|| wrong(&format!("`{digits}` is no integer")))?,
                         )
                     }
                 }
@@ -413,6 +414,9 @@ impl<'a> Machine<'a> {
     // Names and instances.
 
     fn name(&mut self, module: String, name: String) -> Result<()> {
+        if name.is_empty() {
+            return Err(wrong("a name is empty"));
+        }
         // Names of Python 2, which Python 3 translates in the protocols of then.
         let module = match module.as_str() {
             "__builtin__" | "exceptions" if self.protocol < 3 => "builtins".to_owned(),
@@ -494,7 +498,8 @@ impl<'a> Machine<'a> {
         };
         match (module.as_str(), name.as_str(), args.as_slice()) {
             ("copyreg", "_reconstructor", [class, base, state]) => {
-                let from_object = matches!(self.object(*base), Some(Object::Name { name, .. }) if name == "object");
+                let from_object =
+                    matches!(self.object(*base), Some(Object::Name { name, .. }) if name == "object");
                 let args = if from_object { Vec::new() } else { vec![*state] };
                 self.make(*class, OpaqueKind::New, args, Vec::new())
             }
@@ -591,18 +596,15 @@ fn raw_unicode_escape(line: &[u8]) -> Result<Value> {
 }
 
 fn hexadecimal(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0_u32, |value, digit| {
-        char::from(*digit).to_digit(16).map(|digit| value << 4 | digit)
-    })
+    digits
+        .iter()
+        .try_fold(0_u32, |value, digit| char::from(*digit).to_digit(16).map(|digit| value << 4 | digit))
 }
 
 /// A string of Python 2 in protocol 0, as its `repr`.
 fn quoted(line: &[u8]) -> Result<Value> {
     let broken = || wrong("a string has no quotes, or a broken escape");
-    let inside = match line {
-        [b'"', inside @ .., b'"'] | [b'\'', inside @ .., b'\''] => inside,
-        _ => return Err(broken()),
-    };
+    let ([b'"', inside @ .., b'"'] | [b'\'', inside @ .., b'\'']) = line else { return Err(broken()) };
     let mut out = Vec::with_capacity(inside.len());
     let mut bytes = inside.iter().copied().peekable();
     while let Some(byte) = bytes.next() {

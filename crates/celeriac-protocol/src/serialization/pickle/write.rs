@@ -29,9 +29,40 @@ struct Writer {
 }
 
 impl Writer {
+    /// What is not a container has a function of its own, so that this one takes little of the stack.
     fn value(&mut self, value: &Value, depth: usize) -> Result<()> {
         match value {
-            Value::None => self.out.push(b'N'),
+            Value::List(items) => {
+                check_depth(depth)?;
+                self.out.push(b']');
+                self.marked(items, b'e', depth)
+            }
+            Value::Tuple(items) => self.tuple(items, depth),
+            Value::Set(items) => {
+                check_depth(depth)?;
+                self.out.push(0x8f);
+                self.marked(items, 0x90, depth)
+            }
+            Value::FrozenSet(items) => {
+                check_depth(depth)?;
+                self.out.push(b'(');
+                self.values(items, depth)?;
+                self.out.push(0x91);
+                Ok(())
+            }
+            Value::Dict(members) => {
+                check_depth(depth)?;
+                self.out.push(b'}');
+                self.members(members, depth)
+            }
+            Value::Exception(exception) => self.exception(exception, depth),
+            Value::Opaque(opaque) => self.opaque(opaque, depth),
+            other => self.plain(other),
+        }
+    }
+
+    fn plain(&mut self, value: &Value) -> Result<()> {
+        match value {
             Value::Bool(value) => self.out.push(if *value { 0x88 } else { 0x89 }),
             Value::Int(value) => self.integer(*value),
             Value::BigInt(value) => self.large_integer(value),
@@ -39,28 +70,6 @@ impl Writer {
             Value::Text(text) => self.text(text.as_bytes()),
             Value::Utf16(units) => self.text(&to_utf8(units)),
             Value::Bytes(bytes) => self.sized(bytes, b'C', b'B', 0x8e),
-            Value::List(items) => {
-                check_depth(depth)?;
-                self.out.push(b']');
-                self.marked(items, b'e', depth)?;
-            }
-            Value::Tuple(items) => self.tuple(items, depth)?,
-            Value::Set(items) => {
-                check_depth(depth)?;
-                self.out.push(0x8f);
-                self.marked(items, 0x90, depth)?;
-            }
-            Value::FrozenSet(items) => {
-                check_depth(depth)?;
-                self.out.push(b'(');
-                items.iter().try_for_each(|item| self.value(item, depth + 1))?;
-                self.out.push(0x91);
-            }
-            Value::Dict(members) => {
-                check_depth(depth)?;
-                self.out.push(b'}');
-                self.members(members, depth)?;
-            }
             Value::DateTime(text) => self.datetime(text)?,
             Value::Date(text) => self.date(text)?,
             Value::Time(text) => self.time(text)?,
@@ -86,8 +95,7 @@ impl Writer {
                 self.float(*imaginary);
                 self.call(2);
             }
-            Value::Exception(exception) => self.exception(exception, depth)?,
-            Value::Opaque(opaque) => self.opaque(opaque, depth)?,
+            _ => self.out.push(b'N'),
         }
         Ok(())
     }
@@ -141,10 +149,17 @@ impl Writer {
         self.out.extend_from_slice(bytes);
     }
 
+    fn values(&mut self, items: &[Value], depth: usize) -> Result<()> {
+        for item in items {
+            self.value(item, depth + 1)?;
+        }
+        Ok(())
+    }
+
     fn marked(&mut self, items: &[Value], end: u8, depth: usize) -> Result<()> {
         if !items.is_empty() {
             self.out.push(b'(');
-            items.iter().try_for_each(|item| self.value(item, depth + 1))?;
+            self.values(items, depth)?;
             self.out.push(end);
         }
         Ok(())
@@ -172,7 +187,7 @@ impl Writer {
         if items.len() > 3 {
             self.out.push(b'(');
         }
-        items.iter().try_for_each(|item| self.value(item, depth + 1))?;
+        self.values(items, depth)?;
         self.tuple_of(items.len());
         Ok(())
     }

@@ -9,7 +9,9 @@ use super::resolve::{Tag, Timestamp};
 use super::wrong;
 use crate::serialization::Value;
 use crate::serialization::containers::{DictBuilder, SetBuilder};
-use crate::serialization::limits::{Budget, MAX_INTEGER_DIGITS, check_digits, parse_integer, too_many_digits};
+use crate::serialization::limits::{
+    Budget, MAX_INTEGER_DIGITS, check_digits, parse_integer, too_many_digits,
+};
 use crate::time::{format_clock, format_date};
 
 pub(super) fn construct(document: Document, budget: &mut Budget) -> Result<Value> {
@@ -36,9 +38,42 @@ impl Constructor<'_> {
         Ok(value)
     }
 
+    /// What is not a container has a function of its own, so that this one takes little of the stack.
     fn tagged(&mut self, id: Id, depth: usize) -> Result<Value> {
-        let tag = self.nodes[id].tag.clone();
-        match tag {
+        match self.nodes[id].tag {
+            Tag::Seq => {
+                self.budget.depth(depth)?;
+                let mut items = Vec::new();
+                for item in self.sequence(id)? {
+                    items.push(self.value(item, depth + 1)?);
+                }
+                Ok(Value::List(items))
+            }
+            Tag::Map => {
+                let mut members = DictBuilder::default();
+                for (key, value) in self.members(id, depth)? {
+                    let key = self.key(key, depth)?;
+                    members.insert(key, self.value(value, depth + 1)?)?;
+                }
+                Ok(Value::Dict(members.finish()))
+            }
+            Tag::Set => {
+                let mut members = SetBuilder::default();
+                for (key, value) in self.members(id, depth)? {
+                    let key = self.key(key, depth)?;
+                    // Nobody looks at it, but it has to be a value.
+                    self.value(value, depth + 1)?;
+                    members.insert(key)?;
+                }
+                Ok(Value::Set(members.finish()))
+            }
+            Tag::OrderedMap | Tag::Pairs => self.pairs(id, depth),
+            _ => self.plain(id),
+        }
+    }
+
+    fn plain(&mut self, id: Id) -> Result<Value> {
+        match &self.nodes[id].tag {
             Tag::Null => self.text(id).map(|_| Value::None),
             Tag::Bool => self.text(id).and_then(boolean),
             Tag::Int => self.text(id).and_then(integer),
@@ -52,7 +87,10 @@ impl Constructor<'_> {
                 Content::Scalar(Value::Text(text)) => timestamp(text),
                 _ => Err(wrong("a timestamp is no text")),
             },
-            Tag::Str => {
+            Tag::Merge => Err(wrong("`<<` stands where no mapping is merged")),
+            Tag::DefaultValue => Err(wrong("`=` stands where it is no key")),
+            Tag::Unknown(name) => Err(wrong(&format!("nothing is made of the tag `{name}`"))),
+            _ => {
                 let text = self.scalar(id)?.clone();
                 self.budget.bytes(match &text {
                     Value::Text(text) => text.len(),
@@ -61,25 +99,6 @@ impl Constructor<'_> {
                 })?;
                 Ok(text)
             }
-            Tag::Seq => {
-                self.budget.depth(depth)?;
-                let items = self.sequence(id)?;
-                items.into_iter().map(|item| self.value(item, depth + 1)).collect::<Result<_>>().map(Value::List)
-            }
-            Tag::Map => {
-                let mut members = DictBuilder::default();
-                self.mapping(id, depth, |key, value| members.insert(key, value))?;
-                Ok(Value::Dict(members.finish()))
-            }
-            Tag::Set => {
-                let mut members = SetBuilder::default();
-                self.mapping(id, depth, |key, _| members.insert(key))?;
-                Ok(Value::Set(members.finish()))
-            }
-            Tag::OrderedMap | Tag::Pairs => self.pairs(id, depth),
-            Tag::Merge => Err(wrong("`<<` stands where no mapping is merged")),
-            Tag::DefaultValue => Err(wrong("`=` stands where it is no key")),
-            Tag::Unknown(name) => Err(wrong(&format!("nothing is made of the tag `{name}`"))),
         }
     }
 
@@ -114,25 +133,21 @@ impl Constructor<'_> {
         }
     }
 
-    fn mapping(
-        &mut self,
-        id: Id,
-        depth: usize,
-        mut insert: impl FnMut(Value, Value) -> Result<()>,
-    ) -> Result<()> {
+    fn members(&mut self, id: Id, depth: usize) -> Result<Vec<(Id, Id)>> {
         self.budget.depth(depth)?;
         self.flatten(id, depth)?;
-        let Content::Mapping(members) = &self.nodes[id].content else {
-            return Err(wrong("something else stands where a mapping is expected"));
-        };
-        for (key, value) in members.clone() {
-            let key = self.value(key, depth + 1)?;
-            if matches!(key, Value::List(_) | Value::Dict(_) | Value::Set(_)) {
-                return Err(wrong(&format!("a {} cannot be a key", key.type_name())));
-            }
-            insert(key, self.value(value, depth + 1)?)?;
+        match &self.nodes[id].content {
+            Content::Mapping(members) => Ok(members.clone()),
+            _ => Err(wrong("something else stands where a mapping is expected")),
         }
-        Ok(())
+    }
+
+    fn key(&mut self, id: Id, depth: usize) -> Result<Value> {
+        let key = self.value(id, depth + 1)?;
+        if matches!(key, Value::List(_) | Value::Dict(_) | Value::Set(_)) {
+            return Err(wrong(&format!("a {} cannot be a key", key.type_name())));
+        }
+        Ok(key)
     }
 
     /// Puts what `<<` names before the members of a mapping, so that its own win.
@@ -149,7 +164,7 @@ impl Constructor<'_> {
         }
         // What is merged may be this mapping itself, which then has its own members.
         self.nodes[id].content = Content::Mapping(own);
-        let mut merged = Vec::new();
+        let mut inherited = Vec::new();
         for (_, source) in merges {
             let sources = match &self.nodes[source].content {
                 Content::Mapping(_) => vec![source],
@@ -163,14 +178,14 @@ impl Constructor<'_> {
                     return Err(wrong("`<<` has a list of something other than mappings"));
                 };
                 self.budget.values(members.len())?;
-                merged.extend_from_slice(members);
+                inherited.extend_from_slice(members);
             }
         }
-        if !merged.is_empty()
+        if !inherited.is_empty()
             && let Content::Mapping(members) = &mut self.nodes[id].content
         {
-            merged.append(members);
-            *members = merged;
+            inherited.append(members);
+            *members = inherited;
         }
         Ok(())
     }

@@ -59,6 +59,18 @@ enum Place {
     Flow,
 }
 
+/// What a node is.
+enum Kind {
+    /// A scalar, or an alias of any node: complete.
+    Scalar,
+    FlowSequence,
+    FlowMapping,
+    BlockSequence,
+    /// In the value of a block mapping.
+    IndentlessSequence,
+    BlockMapping,
+}
+
 const OWN_PREFIX: &str = "tag:yaml.org,2002:";
 
 impl Parser<'_> {
@@ -163,6 +175,22 @@ impl Parser<'_> {
     }
 
     fn node(&mut self, place: Place, depth: usize) -> Result<Id> {
+        let (id, kind) = self.begin(place, depth)?;
+        let content = match kind {
+            Kind::Scalar => return Ok(id),
+            Kind::FlowSequence => self.flow_sequence(depth)?,
+            Kind::FlowMapping => self.flow_mapping(depth)?,
+            Kind::BlockSequence => self.block_sequence(depth)?,
+            Kind::IndentlessSequence => self.indentless_sequence(depth)?,
+            Kind::BlockMapping => self.block_mapping(depth)?,
+        };
+        self.nodes[id].content = content;
+        Ok(id)
+    }
+
+    /// A node, but for the members of a collection. Apart from [`node`](Self::node), so that nesting takes little of
+    /// the stack.
+    fn begin(&mut self, place: Place, depth: usize) -> Result<(Id, Kind)> {
         let allowed = self.limits.depth.min(MAX_DEPTH);
         // A scalar is no level.
         if depth > allowed + 1 {
@@ -171,7 +199,7 @@ impl Parser<'_> {
         if let Token::Alias(_) = self.peek()? {
             let Token::Alias(name) = self.next()? else { return Err(self.unexpected("an alias")) };
             return match self.anchors.get(&name) {
-                Some(id) => Ok(*id),
+                Some(id) => Ok((*id, Kind::Scalar)),
                 None => Err(self.scanner.wrong(&format!("there is no anchor `{name}`"))),
             };
         }
@@ -182,57 +210,39 @@ impl Parser<'_> {
             return Err(self.scanner.wrong(&format!("the anchor `{name}` is there twice")));
         }
         // What is tagged with `!` alone is resolved, too.
-        let implicit = tag.as_deref().is_none_or(|tag| tag == "!");
-        let has_properties = anchor.is_some() || tag.is_some();
-        let collection_tag = |default| match &tag {
-            Some(name) if !implicit => Tag::named(name),
-            _ => default,
-        };
-        let is_sequence = match self.peek()? {
-            Token::Scalar { .. } => {
-                let Token::Scalar { text, plain } = self.next()? else {
-                    return Err(self.unexpected("a scalar"));
-                };
-                let tag = match (&tag, &text) {
-                    (Some(name), _) if !implicit => Tag::named(name),
-                    (tag, Value::Text(text)) if plain || tag.is_some() => resolve(text),
-                    _ => Tag::Str,
-                };
-                let id = self.add(tag, Content::Scalar(text))?;
+        let own = tag.as_deref().filter(|tag| *tag != "!").map(Tag::named);
+        let kind = match self.peek()? {
+            Token::Scalar { .. } => Kind::Scalar,
+            Token::FlowSequenceStart => Kind::FlowSequence,
+            Token::FlowMappingStart => Kind::FlowMapping,
+            Token::BlockEntry if place == Place::BlockValue => Kind::IndentlessSequence,
+            Token::BlockSequenceStart if place != Place::Flow => Kind::BlockSequence,
+            Token::BlockMappingStart if place != Place::Flow => Kind::BlockMapping,
+            _ if anchor.is_some() || tag.is_some() => {
+                let id = self.add(own.unwrap_or(Tag::Null), Content::Scalar(Value::Text(String::new())))?;
                 self.anchors.extend(anchor.map(|name| (name, id)));
-                return Ok(id);
-            }
-            Token::BlockEntry if place == Place::BlockValue => true,
-            Token::FlowSequenceStart => true,
-            Token::BlockSequenceStart if place != Place::Flow => true,
-            Token::FlowMappingStart => false,
-            Token::BlockMappingStart if place != Place::Flow => false,
-            _ if has_properties => {
-                let tag = if implicit { Tag::Null } else { collection_tag(Tag::Null) };
-                let id = self.add(tag, Content::Scalar(Value::Text(String::new())))?;
-                self.anchors.extend(anchor.map(|name| (name, id)));
-                return Ok(id);
+                return Ok((id, Kind::Scalar));
             }
             _ => return Err(self.unexpected("a value")),
         };
-        if depth > allowed {
-            return Err(too_deep(allowed));
-        }
-        let id = if is_sequence {
-            self.add(collection_tag(Tag::Seq), Content::Sequence(Vec::new()))?
-        } else {
-            self.add(collection_tag(Tag::Map), Content::Mapping(Vec::new()))?
+        let (default, content) = match kind {
+            Kind::Scalar => {
+                let Token::Scalar { text, plain } = self.next()? else {
+                    return Err(self.unexpected("a scalar"));
+                };
+                let default = match &text {
+                    Value::Text(text) if plain || tag.is_some() => resolve(text),
+                    _ => Tag::Str,
+                };
+                (default, Content::Scalar(text))
+            }
+            _ if depth > allowed => return Err(too_deep(allowed)),
+            Kind::FlowMapping | Kind::BlockMapping => (Tag::Map, Content::Mapping(Vec::new())),
+            _ => (Tag::Seq, Content::Sequence(Vec::new())),
         };
+        let id = self.add(own.unwrap_or(default), content)?;
         self.anchors.extend(anchor.map(|name| (name, id)));
-        let content = match self.peek()? {
-            Token::FlowSequenceStart => self.flow_sequence(depth)?,
-            Token::FlowMappingStart => self.flow_mapping(depth)?,
-            Token::BlockSequenceStart => self.block_sequence(depth)?,
-            Token::BlockEntry => self.indentless_sequence(depth)?,
-            _ => self.block_mapping(depth)?,
-        };
-        self.nodes[id].content = content;
-        Ok(id)
+        Ok((id, kind))
     }
 
     fn properties(&mut self) -> Result<(Option<String>, Option<String>)> {
@@ -250,9 +260,9 @@ impl Parser<'_> {
                         Some(handle) => match self.handles.get(&handle) {
                             Some(prefix) => format!("{prefix}{suffix}"),
                             None => {
-                                return Err(
-                                    self.scanner.wrong(&format!("there is no handle `{handle}` of tags"))
-                                );
+                                return Err(self
+                                    .scanner
+                                    .wrong(&format!("there is no handle `{handle}` of tags")));
                             }
                         },
                     });
@@ -294,7 +304,8 @@ impl Parser<'_> {
         let mut members = Vec::new();
         while self.takes(&Token::Key)? {
             let key = self.block_mapping_part(depth)?;
-            let value = if self.takes(&Token::Value)? { self.block_mapping_part(depth)? } else { self.empty()? };
+            let value =
+                if self.takes(&Token::Value)? { self.block_mapping_part(depth)? } else { self.empty()? };
             members.push((key, value));
         }
         if !self.takes(&Token::BlockEnd)? {

@@ -49,8 +49,8 @@ impl Tag {
 pub(super) fn resolve(text: &str) -> Tag {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Tag::Null,
-        "yes" | "Yes" | "YES" | "no" | "No" | "NO" | "true" | "True" | "TRUE" | "false" | "False" | "FALSE"
-        | "on" | "On" | "ON" | "off" | "Off" | "OFF" => Tag::Bool,
+        "yes" | "Yes" | "YES" | "no" | "No" | "NO" | "true" | "True" | "TRUE" | "false" | "False"
+        | "FALSE" | "on" | "On" | "ON" | "off" | "Off" | "OFF" => Tag::Bool,
         "<<" => Tag::Merge,
         "=" => Tag::DefaultValue,
         ".nan" | ".NaN" | ".NAN" => Tag::Float,
@@ -78,8 +78,7 @@ fn is_digits(text: &str) -> bool {
 /// `(:[0-5]?[0-9])+`, of which the first colon is taken away.
 fn are_sixties(text: &str) -> bool {
     text.split(':').all(|part| match part.as_bytes() {
-        [digit] => digit.is_ascii_digit(),
-        [b'0'..=b'5', digit] => digit.is_ascii_digit(),
+        [digit] | [b'0'..=b'5', digit] => digit.is_ascii_digit(),
         _ => false,
     })
 }
@@ -167,13 +166,8 @@ impl Timestamp {
         if rest.is_empty() {
             return Some(timestamp);
         }
-        rest = match rest.strip_prefix(['T', 't']) {
-            Some(rest) => rest,
-            None => {
-                let trimmed = rest.trim_start_matches([' ', '\t']);
-                (trimmed.len() < rest.len()).then_some(trimmed)?
-            }
-        };
+        let trimmed = rest.trim_start_matches([' ', '\t']);
+        rest = rest.strip_prefix(['T', 't']).or_else(|| (trimmed.len() < rest.len()).then_some(trimmed))?;
         let hour = take_number(&mut rest, 1, 2)?;
         rest = rest.strip_prefix(':')?;
         let minute = take_number(&mut rest, 2, 2)?;
@@ -191,20 +185,17 @@ impl Timestamp {
             minute: minute as i8,
             second: second as i8,
             microsecond,
-            offset: parse_offset(rest)?,
+            offset: if rest.is_empty() { None } else { Some(parse_offset(rest)?) },
         });
         Some(timestamp)
     }
 }
 
-/// The offset in minutes, if there is one; `None` when it is no offset.
-fn parse_offset(text: &str) -> Option<Option<i32>> {
-    if text.is_empty() {
-        return Some(None);
-    }
+/// The offset in minutes; `None` when it is no offset.
+fn parse_offset(text: &str) -> Option<i32> {
     let mut rest = text.trim_start_matches([' ', '\t']);
     if rest == "Z" {
-        return Some(Some(0));
+        return Some(0);
     }
     let sign = if rest.starts_with('-') { -1 } else { 1 };
     rest = rest.strip_prefix(['-', '+'])?;
@@ -216,7 +207,7 @@ fn parse_offset(text: &str) -> Option<Option<i32>> {
         }
         None => 0,
     };
-    rest.is_empty().then_some(Some(sign * (hours * 60 + minutes)))
+    rest.is_empty().then_some(sign * (hours * 60 + minutes))
 }
 
 /// Takes a number of so many digits.

@@ -296,14 +296,22 @@ impl<'a> Scanner<'a> {
             '-' | '.' if self.column == 0 && self.at_document_marker() => {
                 self.leave_blocks()?;
                 self.forward_by(3);
-                self.tokens.push_back(if character == '-' { Token::DocumentStart } else { Token::DocumentEnd });
+                self.tokens.push_back(if character == '-' {
+                    Token::DocumentStart
+                } else {
+                    Token::DocumentEnd
+                });
                 Ok(())
             }
             '[' | '{' => {
                 self.save_key()?;
                 self.simple_keys.push(None);
                 self.allow_simple_key = true;
-                self.indicator(if character == '[' { Token::FlowSequenceStart } else { Token::FlowMappingStart });
+                self.indicator(if character == '[' {
+                    Token::FlowSequenceStart
+                } else {
+                    Token::FlowMappingStart
+                });
                 Ok(())
             }
             ']' | '}' => {
@@ -574,9 +582,8 @@ impl<'a> Scanner<'a> {
     fn scan_uri(&mut self) -> Result<String> {
         let mut bytes = Vec::new();
         loop {
-            let part = self.take_while(|character| {
-                is_word(character) || ";/?:@&=+$,_.!~*'()[]".contains(character)
-            });
+            let part =
+                self.take_while(|character| is_word(character) || ";/?:@&=+$,_.!~*'()[]".contains(character));
             bytes.extend_from_slice(part.as_bytes());
             if self.peek() != '%' {
                 break;
