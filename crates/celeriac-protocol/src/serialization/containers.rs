@@ -11,12 +11,30 @@ use super::Value;
 #[derive(Default)]
 pub(super) struct DictBuilder {
     pairs: Vec<(Value, Value)>,
-    index: Index,
+    index: Option<Index>,
 }
+
+/// Up to so many keys are compared one by one: that is quicker, and most dicts are small.
+const FEW: usize = 12;
 
 impl DictBuilder {
     pub(super) fn insert(&mut self, key: Value, value: Value) -> Result<()> {
-        match self.index.place(&key, self.pairs.len())? {
+        if self.index.is_none() {
+            if self.pairs.len() < FEW
+                && let Value::Text(text) = &key
+            {
+                // Nothing but a text equals a text.
+                let equal =
+                    |pair: &&mut (Value, Value)| matches!(&pair.0, Value::Text(other) if other == text);
+                match self.pairs.iter_mut().find(equal) {
+                    Some(pair) => pair.1 = value,
+                    None => self.pairs.push((key, value)),
+                }
+                return Ok(());
+            }
+            self.index = Some(Index::of(self.pairs.iter().map(|pair| &pair.0))?);
+        }
+        match self.index.get_or_insert_default().place(&key, self.pairs.len())? {
             Some(place) => self.pairs[place].1 = value,
             None => self.pairs.push((key, value)),
         }
@@ -67,6 +85,15 @@ struct Index {
 }
 
 impl Index {
+    /// With keys that are known to differ.
+    fn of<'a>(keys: impl Iterator<Item = &'a Value>) -> Result<Self> {
+        let mut index = Self::default();
+        for (place, key) in keys.enumerate() {
+            index.place(key, place)?;
+        }
+        Ok(index)
+    }
+
     /// The place of an equal key; when there is none, it is at `next` from now on.
     fn place(&mut self, key: &Value, next: usize) -> Result<Option<usize>> {
         let mut description = Vec::new();

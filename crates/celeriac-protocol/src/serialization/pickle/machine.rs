@@ -22,18 +22,20 @@ pub(super) enum Object {
     FrozenSet(Vec<Id>),
     Dict(Vec<(Id, Id)>),
     /// A class or function.
-    Name {
-        module: String,
-        name: String,
-    },
+    Name(Box<Name>),
     /// What was made of one.
     Instance(Box<Instance>),
 }
 
-#[derive(Debug)]
-pub(super) struct Instance {
+#[derive(Clone, Debug)]
+pub(super) struct Name {
     pub(super) module: String,
     pub(super) name: String,
+}
+
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) class: Name,
     pub(super) kind: OpaqueKind,
     pub(super) args: Vec<Id>,
     pub(super) kwargs: Vec<(Id, Id)>,
@@ -50,7 +52,7 @@ pub(super) fn run(program: &[u8], limits: &Limits) -> Result<(Vec<Object>, Id)> 
         objects: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
-        memo: HashMap::new(),
+        memo: Memo::default(),
         protocol: 0,
     };
     loop {
@@ -70,7 +72,7 @@ struct Machine<'a> {
     stack: Vec<Id>,
     /// Where on the stack a mark lies, the innermost last.
     marks: Vec<usize>,
-    memo: HashMap<u64, Id>,
+    memo: Memo,
     protocol: u8,
 }
 
@@ -169,7 +171,7 @@ impl<'a> Machine<'a> {
             b'p' | b'q' | b'r' | 0x94 => self.memoize(code)?,
             b'g' | b'h' | b'j' => {
                 let place = self.place(code)?;
-                let id = *self.memo.get(&place).ok_or_else(|| wrong("a reference to nothing"))?;
+                let id = self.memo.get(place).ok_or_else(|| wrong("a reference to nothing"))?;
                 self.stack.push(id);
             }
             b'c' => {
@@ -370,7 +372,7 @@ impl<'a> Machine<'a> {
     }
 
     fn memoize(&mut self, code: u8) -> Result<()> {
-        let place = if code == 0x94 { self.memo.len() as u64 } else { self.place(code)? };
+        let place = if code == 0x94 { self.memo.len() } else { self.place(code)? };
         let top = self.top()?;
         self.memo.insert(place, top);
         Ok(())
@@ -429,7 +431,7 @@ impl<'a> Machine<'a> {
             ("builtins", "xrange") if self.protocol < 3 => "range".to_owned(),
             _ => name,
         };
-        self.push(Object::Name { module, name })
+        self.push(Object::Name(Box::new(Name { module, name })))
     }
 
     fn instance(&mut self, code: u8) -> Result<()> {
@@ -493,13 +495,13 @@ impl<'a> Machine<'a> {
 
     /// A call, with the functions resolved by which pickles say how something is made.
     fn call(&mut self, callable: Id, args: Vec<Id>) -> Result<()> {
-        let Some(Object::Name { module, name }) = self.object(callable) else {
+        let Some(Object::Name(called)) = self.object(callable) else {
             return Err(refused("it calls something other than a class or function by its name"));
         };
-        match (module.as_str(), name.as_str(), args.as_slice()) {
+        match (called.module.as_str(), called.name.as_str(), args.as_slice()) {
             ("copyreg", "_reconstructor", [class, base, state]) => {
                 let from_object =
-                    matches!(self.object(*base), Some(Object::Name { name, .. }) if name == "object");
+                    matches!(self.object(*base), Some(Object::Name(base)) if base.name == "object");
                 let args = if from_object { Vec::new() } else { vec![*state] };
                 self.make(*class, OpaqueKind::New, args, Vec::new())
             }
@@ -518,9 +520,9 @@ impl<'a> Machine<'a> {
             // An attribute of a class is a name too.
             ("builtins", "getattr", [class, attribute]) => {
                 match (self.object(*class), self.object(*attribute)) {
-                    (Some(Object::Name { module, name }), Some(Object::Plain(Value::Text(attribute)))) => {
-                        let (module, name) = (module.clone(), format!("{name}.{attribute}"));
-                        self.push(Object::Name { module, name })
+                    (Some(Object::Name(class)), Some(Object::Plain(Value::Text(attribute)))) => {
+                        let (module, name) = (class.module.clone(), format!("{}.{attribute}", class.name));
+                        self.push(Object::Name(Box::new(Name { module, name })))
                     }
                     _ => self.make(callable, OpaqueKind::Call, args, Vec::new()),
                 }
@@ -530,13 +532,12 @@ impl<'a> Machine<'a> {
     }
 
     fn make(&mut self, class: Id, kind: OpaqueKind, args: Vec<Id>, kwargs: Vec<(Id, Id)>) -> Result<()> {
-        let Some(Object::Name { module, name }) = self.object(class) else {
+        let Some(Object::Name(class)) = self.object(class) else {
             return Err(refused("it makes an instance of something other than a class by its name"));
         };
-        let (module, name) = (module.clone(), name.clone());
+        let class = Name::clone(class);
         self.push(Object::Instance(Box::new(Instance {
-            module,
-            name,
+            class,
             kind,
             args,
             kwargs,
@@ -544,6 +545,37 @@ impl<'a> Machine<'a> {
             items: Vec::new(),
             entries: Vec::new(),
         })))
+    }
+}
+
+/// What a pickle refers to again, by numbers. They are given one after the other, or, in old protocols, at will.
+#[derive(Default)]
+struct Memo {
+    /// The places from zero on without a gap.
+    first: Vec<Id>,
+    others: HashMap<u64, Id>,
+}
+
+impl Memo {
+    fn len(&self) -> u64 {
+        (self.first.len() + self.others.len()) as u64
+    }
+
+    fn get(&self, place: u64) -> Option<Id> {
+        let first = usize::try_from(place).ok().and_then(|place| self.first.get(place));
+        first.or_else(|| self.others.get(&place)).copied()
+    }
+
+    fn insert(&mut self, place: u64, id: Id) {
+        let index = usize::try_from(place).unwrap_or(usize::MAX);
+        if let Some(known) = self.first.get_mut(index) {
+            *known = id;
+        } else if index == self.first.len() {
+            self.others.remove(&place);
+            self.first.push(id);
+        } else {
+            self.others.insert(place, id);
+        }
     }
 }
 
