@@ -1,13 +1,12 @@
 //! YAML as `PyYAML` reads and writes it with `safe_load` and `safe_dump`: YAML 1.1, plain data only. Tags of Python's
 //! (`!!python/object:…`) and all others that are not known are refused.
 //!
-//! The scanner is our own, as none of the libraries reads what `PyYAML` does: lone surrogates that it writes as
-//! escapes, the line breaks of YAML 1.1, plain text that other versions take for something else.
+//! A YAML 1.2 parser reads it, and what plain texts mean is told as YAML 1.1 does. What only `PyYAML` takes for YAML is
+//! refused: lone surrogates written as escapes.
 
 mod construct;
 mod parse;
 mod resolve;
-mod scan;
 mod write;
 
 use std::borrow::Cow;

@@ -226,7 +226,12 @@ proptest! {
         "that YAML has",
         |key| !matches!(key, Value::Time(_) | Value::TimeDelta { .. } | Value::Decimal(_) | Value::Uuid(_)),
     ).boxed(), false)) {
-        assert_carried("yaml", &value);
+        // Texts with half a character in them are refused.
+        if encode("yaml", &value).is_ok() {
+            assert_carried("yaml", &value);
+        } else {
+            prop_assert!(tagged(&value).contains("\\ud"));
+        }
     }
 
     /// What is written is read, or was refused: there is nothing in between.

@@ -16,7 +16,10 @@ const UNREADABLE: [&str; 4] = [
     "msgpack-dict_mixed_scalar_keys",
     "msgpack-dict_tuple_key",
 ];
-const UNREADABLE_YAML: &str = "yaml-dict_tuple_key";
+const UNREADABLE_YAML: [&str; 2] = ["yaml-dict_tuple_key", HALF];
+
+/// Half a character, which only `PyYAML` takes for YAML.
+const HALF: &str = "yaml-str_lone_surrogate";
 
 /// What Celery writes in JSON as another value than was meant; we refuse.
 const MISREAD: [&str; 2] = ["json-dict_marker_keys_known", "json-dict_marker_keys_unknown"];
@@ -69,7 +72,7 @@ fn every_recorded_body_is_read_as_python_meant_it() {
             }
             let body = base64(&case["redis"]["body"]["base64"]);
             let decoded = decode(name, &body);
-            if UNREADABLE.contains(&id) || id == UNREADABLE_YAML {
+            if UNREADABLE.contains(&id) || UNREADABLE_YAML.contains(&id) {
                 assert!(matches!(decoded, Err(Error::Decode { .. })), "{id}: {decoded:?}");
             } else {
                 let (args, kwargs, rest) = parts(&decoded.unwrap());
@@ -100,7 +103,7 @@ fn every_recorded_value_is_written_as_python_writes_it_or_refused_as_python_refu
             }
             let value = Value::List(vec![typed(&case["args"]), typed(&case["kwargs"]), embed()]);
             let encoded = encode(name, &value);
-            if case["redis"]["error"].is_object() || MISREAD.contains(&id) {
+            if case["redis"]["error"].is_object() || MISREAD.contains(&id) || id == HALF {
                 assert!(matches!(encoded, Err(Error::Encode { .. })), "{id}: {encoded:?}");
                 refused += 1;
                 continue;
@@ -116,13 +119,13 @@ fn every_recorded_value_is_written_as_python_writes_it_or_refused_as_python_refu
                     assert_eq!(canonical(&decoded), canonical(&arrived(name, &value)), "{id}");
                 }
                 Err(error) => {
-                    assert!(UNREADABLE.contains(&id) || id == UNREADABLE_YAML, "{id}: {error}");
+                    assert!(UNREADABLE.contains(&id) || UNREADABLE_YAML.contains(&id), "{id}: {error}");
                 }
             }
             written += 1;
         }
     }
-    assert_eq!((written, refused, identical), (163, 38, 74));
+    assert_eq!((written, refused, identical), (162, 39, 74));
 }
 
 #[test]

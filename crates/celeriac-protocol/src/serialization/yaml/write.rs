@@ -71,7 +71,7 @@ fn push_plain(value: &Value, out: &mut String) -> Result<()> {
         Value::BigInt(value) => out.push_str(&value.to_string()),
         Value::Float(value) => push_yaml_float(out, *value),
         Value::Text(text) => push_text(out, text),
-        Value::Utf16(units) => push_units(out, units),
+        Value::Utf16(_) => return Err(refusal("half a character (a lone surrogate) would not be read back")),
         Value::Bytes(bytes) => {
             out.push_str("!!binary \"");
             STANDARD.encode_string(bytes, out);
@@ -133,19 +133,6 @@ fn push_text(out: &mut String, text: &str) {
     out.push('"');
     for character in text.chars() {
         push_character(out, character);
-    }
-    out.push('"');
-}
-
-fn push_units(out: &mut String, units: &[u16]) {
-    out.push('"');
-    for character in char::decode_utf16(units.iter().copied()) {
-        match character {
-            Ok(character) => push_character(out, character),
-            Err(error) => {
-                let _ = write!(out, "\\u{:04X}", error.unpaired_surrogate());
-            }
-        }
     }
     out.push('"');
 }
