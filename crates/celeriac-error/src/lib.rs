@@ -130,6 +130,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// Bytes that would become more than a limit allows, or nest deeper.
+    #[error("cannot decode: {what} exceeds the limit `{limit}` of {allowed}")]
+    LimitExceeded {
+        /// The name of the limit.
+        limit: &'static str,
+        /// The most that is allowed, in the unit of the limit.
+        allowed: usize,
+        /// What was too much.
+        what: String,
+    },
+
     /// The content type of a message is not in `accept_content`.
     #[error("content type `{content_type}` is not accepted; accepted are {accepted}")]
     ContentDisallowed {
@@ -181,7 +192,7 @@ impl Error {
             Self::PublishTimeout { .. } => "ERR_CELERIAC_PUBLISH_TIMEOUT",
             Self::Unroutable { .. } => "ERR_CELERIAC_UNROUTABLE",
             Self::Encode { .. } => "ERR_CELERIAC_ENCODE",
-            Self::Decode { .. } => "ERR_CELERIAC_DECODE",
+            Self::Decode { .. } | Self::LimitExceeded { .. } => "ERR_CELERIAC_DECODE",
             Self::ContentDisallowed { .. } => "ERR_CELERIAC_CONTENT_DISALLOWED",
             Self::InvalidTask { .. } => "ERR_CELERIAC_INVALID_TASK",
             Self::NotSupported { .. } => "ERR_CELERIAC_NOT_SUPPORTED",

@@ -160,6 +160,18 @@ pub fn push_string(out: &mut String, value: &str) {
     out.push('"');
 }
 
+/// [`push_string`] for UTF-16 code units, lone surrogates included.
+pub fn push_utf16(out: &mut String, units: &[u16]) {
+    out.push('"');
+    for character in char::decode_utf16(units.iter().copied()) {
+        match character {
+            Ok(character) => push_escaped(out, character),
+            Err(error) => push_unit(out, error.unpaired_surrogate()),
+        }
+    }
+    out.push('"');
+}
+
 /// Whether Python writes this byte of a string as it is.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
@@ -176,15 +188,19 @@ fn push_escaped(out: &mut String, character: char) {
         '\u{c}' => out.push_str("\\f"),
         ' '..='~' => out.push(character),
         _ => {
-            const DIGITS: &[u8; 16] = b"0123456789abcdef";
             let mut units = [0; 2];
             for unit in character.encode_utf16(&mut units) {
-                out.push_str("\\u");
-                for shift in [12, 8, 4, 0] {
-                    out.push(char::from(DIGITS[usize::from(*unit >> shift) & 15]));
-                }
+                push_unit(out, *unit);
             }
         }
+    }
+}
+
+fn push_unit(out: &mut String, unit: u16) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    out.push_str("\\u");
+    for shift in [12, 8, 4, 0] {
+        out.push(char::from(DIGITS[usize::from(unit >> shift) & 15]));
     }
 }
 

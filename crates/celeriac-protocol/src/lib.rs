@@ -7,6 +7,7 @@ pub mod json;
 pub mod message;
 pub mod repr;
 pub mod result_meta;
+pub mod serialization;
 pub mod task;
 pub mod time;
 

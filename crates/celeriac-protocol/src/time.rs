@@ -48,6 +48,30 @@ pub fn format_timestamp(timestamp: Timestamp) -> String {
     text
 }
 
+/// Prints a date as Python's `isoformat` does.
+pub(crate) fn format_date(date: Date) -> String {
+    format!("{:04}-{:02}-{:02}", date.year(), date.month(), date.day())
+}
+
+/// Prints a time of day, and its offset from UTC in seconds if it has one, as Python's `isoformat` does.
+pub(crate) fn format_clock(time: Time, offset: Option<i32>) -> String {
+    let mut text = format!("{:02}:{:02}:{:02}", time.hour(), time.minute(), time.second());
+    let microseconds = time.subsec_nanosecond() / 1000;
+    // Writing to a string cannot fail.
+    if microseconds != 0 {
+        let _ = write!(text, ".{microseconds:06}");
+    }
+    if let Some(offset) = offset {
+        let sign = if offset < 0 { '-' } else { '+' };
+        let size = offset.unsigned_abs();
+        let _ = write!(text, "{sign}{:02}:{:02}", size / 3600, size / 60 % 60);
+        if size % 60 != 0 {
+            let _ = write!(text, ":{:02}", size % 60);
+        }
+    }
+    text
+}
+
 /// The parts of [`parse_datetime`]: what a clock showed, and its offset from UTC in seconds if it is known.
 pub(crate) fn parse_civil(text: &str) -> Option<(DateTime, Option<i32>)> {
     let (date, length) = parse_date(text)?;

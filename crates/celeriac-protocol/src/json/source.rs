@@ -48,6 +48,13 @@ impl<'a> Source<'a> {
         key.map(|bytes| self.key(bytes)).transpose()
     }
 
+    /// The inside of a string as it stands in the text: with its escapes, also those of lone surrogates. `bytes` is
+    /// what the reader gave, which must not have been unescaped.
+    pub(crate) fn original(&self, bytes: &[u8]) -> &'a str {
+        let start = bytes.as_ptr().addr() - self.parsed.as_ptr().addr();
+        &self.text[start..start + bytes.len()]
+    }
+
     /// Borrows from the text, not from the reader, so that the reader can go on.
     fn key(&self, bytes: &[u8]) -> Result<Cow<'a, str>> {
         let start = bytes.as_ptr().addr() - self.parsed.as_ptr().addr();

@@ -94,7 +94,7 @@ impl<'a> Tag<'a> {
 }
 
 /// What Python's `Decimal` reads, but for white space around it and underscores in it.
-fn is_decimal(text: &str) -> bool {
+pub(crate) fn is_decimal(text: &str) -> bool {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text).to_ascii_lowercase();
     if matches!(unsigned.as_str(), "inf" | "infinity") {
         return true;
