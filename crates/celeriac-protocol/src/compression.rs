@@ -103,8 +103,10 @@ pub fn decompress(body: &[u8], name: &str, limit: usize) -> Result<Vec<u8>> {
 /// Every name and alias, sorted by method: for messages of errors.
 #[must_use]
 pub fn names() -> String {
-    let names: Vec<_> =
-        METHODS.iter().flat_map(|method| std::iter::once(method.name).chain(method.aliases.iter().copied())).collect();
+    let names: Vec<_> = METHODS
+        .iter()
+        .flat_map(|method| std::iter::once(method.name).chain(method.aliases.iter().copied()))
+        .collect();
     names.join(", ")
 }
 

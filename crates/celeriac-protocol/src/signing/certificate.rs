@@ -128,7 +128,9 @@ impl Certificate {
 fn issuer(name: &X509Name<'_>) -> Result<String> {
     let values: Result<Vec<String>> = name
         .iter_attributes()
-        .map(|attribute| text(attribute.attr_value()).ok_or_else(|| invalid("its issuer has a value that is no text")))
+        .map(|attribute| {
+            text(attribute.attr_value()).ok_or_else(|| invalid("its issuer has a value that is no text"))
+        })
         .collect();
     Ok(values?.join(" "))
 }
@@ -210,7 +212,10 @@ mod tests {
             (&[0xff][..], "-1"),
             (&[0x12, 0x34, 0x56, 0x78, 0x90, 0xab, 0xcd, 0xef, 0x12, 0x34][..], "85968058272638546416180"),
             (
-                &[0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff][..],
+                &[
+                    0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+                    0xff,
+                ][..],
                 "170141183460469231731687303715884105727",
             ),
         ] {

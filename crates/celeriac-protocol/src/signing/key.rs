@@ -67,7 +67,9 @@ impl PrivateKey {
                 let key = RsaPrivateKey::from_pkcs1_der(&der);
                 return key.map(|key| Self { key }).map_err(|_| wrong_password("the password is wrong"));
             }
-            (other, _) => return Err(invalid(&format!("it is of the kind {:?}, and no RSA key", shown(other)))),
+            (other, _) => {
+                return Err(invalid(&format!("it is of the kind {:?}, and no RSA key", shown(other))));
+            }
         };
         key.map(|key| Self { key }).ok_or_else(unusable)
     }
@@ -124,9 +126,12 @@ fn traditional_encryption<'a>(block: &Block<'a>) -> Result<Option<Traditional<'a
     let (cipher, vector) = header("DEK-Info")
         .and_then(|value| value.split_once(','))
         .ok_or_else(|| invalid("it is encrypted, and does not say how"))?;
-    let vector = hexadecimal(vector.trim()).ok_or_else(|| invalid("it is encrypted, and does not say how"))?;
+    let vector =
+        hexadecimal(vector.trim()).ok_or_else(|| invalid("it is encrypted, and does not say how"))?;
     if !matches!(cipher, "AES-128-CBC" | "AES-192-CBC" | "AES-256-CBC" | "DES-EDE3-CBC") || vector.len() < 8 {
-        return Err(invalid("it is encrypted in a way that is not known: AES and triple DES are, in mode CBC"));
+        return Err(invalid(
+            "it is encrypted in a way that is not known: AES and triple DES are, in mode CBC",
+        ));
     }
     Ok(Some(Traditional { cipher, vector }))
 }

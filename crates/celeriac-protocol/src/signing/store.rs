@@ -49,7 +49,10 @@ impl CertificateStore {
                 continue;
             }
             let text = fs::read_to_string(&file).map_err(|error| {
-                refused(SecurityFailure::InvalidCertificate, format!("cannot read {}: {error}", file.display()))
+                refused(
+                    SecurityFailure::InvalidCertificate,
+                    format!("cannot read {}: {error}", file.display()),
+                )
             })?;
             let named = |error| in_file(error, &file);
             let certificate = Certificate::from_pem(&text).map_err(named)?;
@@ -87,7 +90,10 @@ impl CertificateStore {
             if shown.len() < id.len() {
                 shown.push('…');
             }
-            refused(SecurityFailure::UnknownSigner, format!("no certificate of the store has the id {shown:?}"))
+            refused(
+                SecurityFailure::UnknownSigner,
+                format!("no certificate of the store has the id {shown:?}"),
+            )
         })
     }
 
