@@ -157,6 +157,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A signed message that is not to be trusted, or a key or certificate that cannot be used. Holds no key material.
+    #[error("{reason}")]
+    Security {
+        /// Which of the checks failed.
+        failure: SecurityFailure,
+        /// What was found, and what would be right.
+        reason: String,
+    },
+
     /// What was asked does not exist on this transport or store.
     #[error("{what} is not supported by {by}")]
     NotSupported {
@@ -173,6 +182,32 @@ pub enum Error {
     /// A bug in the core: an invariant that did not hold, or a panic that was caught.
     #[error("internal error: {0}")]
     Internal(String),
+}
+
+/// Which check of signing failed: a part of [`Error::Security`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SecurityFailure {
+    /// The message has not the form of a signed one: no base64, or fields are missing.
+    Malformed,
+    /// The signature does not fit: the body was changed, or another key or digest made it.
+    BadSignature,
+    /// The certificate of the signer is not in the store.
+    UnknownSigner,
+    /// The certificate is past its time.
+    Expired,
+    /// The certificate's time has not come.
+    NotYetValid,
+    /// No certificate, or one that cannot be used: not RSA, a key of a wrong size.
+    InvalidCertificate,
+    /// Two certificates of the store have one id, or the store has none at all.
+    InvalidStore,
+    /// No private key, or one that cannot be used: not RSA, a key of a wrong size, not that of the certificate.
+    InvalidKey,
+    /// The private key is encrypted and there is no password, or a wrong one; or a password and nothing to decrypt.
+    WrongPassword,
+    /// The name of the digest is unknown.
+    UnknownDigest,
 }
 
 impl Error {
@@ -195,6 +230,7 @@ impl Error {
             Self::Decode { .. } | Self::LimitExceeded { .. } => "ERR_CELERIAC_DECODE",
             Self::ContentDisallowed { .. } => "ERR_CELERIAC_CONTENT_DISALLOWED",
             Self::InvalidTask { .. } => "ERR_CELERIAC_INVALID_TASK",
+            Self::Security { .. } => "ERR_CELERIAC_SECURITY",
             Self::NotSupported { .. } => "ERR_CELERIAC_NOT_SUPPORTED",
             Self::Closed(_) => "ERR_CELERIAC_CLOSED",
             Self::Internal(_) => "ERR_CELERIAC_INTERNAL",
@@ -230,6 +266,7 @@ pub const CODES: &[&str] = &[
     "ERR_CELERIAC_PUBLISH_TIMEOUT",
     "ERR_CELERIAC_REFUSED",
     "ERR_CELERIAC_RESULT_STORE_UNAVAILABLE",
+    "ERR_CELERIAC_SECURITY",
     "ERR_CELERIAC_UNKNOWN_SCHEME",
     "ERR_CELERIAC_UNROUTABLE",
 ];
