@@ -26,6 +26,13 @@ export declare class NativeBroker {
    * after it.
    */
   publish(first: number, calls: string): void
+  /**
+   * A socket for JavaScript's event loop, when there is one that nobody watches yet: its descriptor, which belongs to the
+   * caller, and a number for `answer`. On it come the answers to calls that are made one at a time.
+   */
+  watch(): Array<number> | null
+  /** Takes what was read from the socket of `watch`, nothing when it has ended. Gives the call that is done, or -1. */
+  answer(connection: number, bytes: string): number
   /** Publishes any message: a command of remote control. `body`, `headers` and `properties` are JSON texts. */
   publishMessage(call: number, exchange: string, exchangeTypeName: string, routingKey: string, body: string, headers: string, properties: string): void
   /** How many messages wait in a queue. */

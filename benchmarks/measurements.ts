@@ -138,7 +138,7 @@ export function measurements(text: string): readonly Measurement[] {
       contenders: [
         celeriac(
           (bench) => produceOurs({ count: SENT.many, batch: IN_FLIGHT }, bench),
-          'celeriac, Promise.all over delay()',
+          'celeriac, delayMany()',
         ),
         {
           name: 'bullmq',

@@ -1,3 +1,4 @@
+import { Answers } from './answers.ts'
 import { CeleriacError } from './errors.ts'
 import { call, callAsync, Calls, openNativeBroker } from './native.ts'
 import { Outbox } from './outbox.ts'
@@ -20,7 +21,12 @@ export class BrokerConnection {
   readonly #options: () => NativeBrokerOptions
   readonly #open: OpenBroker
   readonly #calls = new Calls()
-  readonly #outbox = new Outbox(this.#calls, (first, calls) => this.native.publish(first, calls))
+  readonly #outbox = new Outbox(this.#calls, (first, calls, isAlone) => {
+    const { native } = this
+    native.publish(first, calls)
+    if (isAlone) this.#answers?.watch()
+  })
+  #answers: Answers | undefined
   readonly #routes = new Map<string, number>()
   #native: NativeBroker | undefined
   #closing: Promise<void> | undefined
@@ -34,7 +40,10 @@ export class BrokerConnection {
   /** The core's connection. Throws ERR_CELERIAC_CLOSED after {@link close}. */
   get native(): NativeBroker {
     if (this.#closing !== undefined) throw closed()
-    this.#native ??= this.#open(this.#options(), this.#calls.report)
+    if (this.#native === undefined) {
+      this.#native = this.#open(this.#options(), this.#calls.report)
+      this.#answers = new Answers(this.#native, this.#calls.done)
+    }
     return this.#native
   }
 
@@ -142,6 +151,7 @@ export class BrokerConnection {
     const native = this.#native
     if (native === undefined) return
     await callAsync('broker.close', () => native.close())
+    this.#answers?.close()
     this.#calls.failAll(
       new CeleriacError('ERR_CELERIAC_CLOSED', 'the app was closed before the broker answered'),
     )

@@ -230,6 +230,12 @@ export class Calls {
     return pending !== undefined
   }
 
+  /** Settles a call that has no document: it succeeded. */
+  readonly done = (call: number): void => {
+    const pending = this.#take(call)
+    pending?.resolve(pending.value)
+  }
+
   /** Settles what a report names. */
   readonly report: Report = (runs, documents, failures) => {
     for (let place = 0, run = 0; run < runs.length; run += 2) {

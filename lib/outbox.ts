@@ -15,13 +15,16 @@ const RESOLVED: Promise<void> = Promise.resolve()
  */
 export class Outbox {
   readonly #calls: Calls
-  readonly #publish: (first: number, calls: string) => void
+  readonly #publish: (first: number, calls: string, isAlone: boolean) => void
   #text = ''
   #first = 0
   #count = 0
 
-  /** `publish` takes the number of the first call, and the text of all (crates/celeriac-broker/src/calls.rs). */
-  constructor(calls: Calls, publish: (first: number, calls: string) => void) {
+  /**
+   * `publish` takes the number of the first call, the text of all (crates/celeriac-broker/src/calls.rs), and whether it is one
+   * while no other is under way.
+   */
+  constructor(calls: Calls, publish: (first: number, calls: string, isAlone: boolean) => void) {
     this.#calls = calls
     this.#publish = publish
   }
@@ -67,7 +70,8 @@ export class Outbox {
     this.#first = (first + count) >>> 0
     this.#count = 0
     this.#text = ''
-    this.#calls.cross(first, count, () => this.#publish(first, text))
+    const isAlone = count === 1 && this.#calls.outstanding === 1
+    this.#calls.cross(first, count, () => this.#publish(first, text, isAlone))
   }
 }
 

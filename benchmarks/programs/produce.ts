@@ -1,5 +1,5 @@
-// How long `--count` calls of delay() take after `--warm` others: `--in-flight` under way at once, or with `--batch` so many
-// at once, and the next ones when all of those are done. The first task has the number `--from`. With `--countdown` they are due
+// How long `--count` calls of delay() take after `--warm` others: `--in-flight` under way at once, or with `--batch` so many by a
+// call of delayMany(), and the next ones when all of those are done. The first task has the number `--from`. With `--countdown` they are due
 // after so many seconds.
 
 import { numbers } from './arguments.ts'
@@ -25,7 +25,7 @@ async function inBatches(end: number): Promise<void> {
   for (let begin = next; begin < end; begin = next) {
     const length = Math.min(options.batch, end - begin)
     next += length
-    await Promise.all(Array.from({ length }, (_, index) => send(begin + index)))
+    await add.delayMany(Array.from({ length }, (_, index): [number, number] => [begin + index, 2]))
   }
 }
 

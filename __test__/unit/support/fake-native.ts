@@ -85,6 +85,10 @@ export class FakeBroker {
     }
   }
 
+  watch(): null {
+    return null
+  }
+
   publishMessage(
     call: number,
     exchange: string,

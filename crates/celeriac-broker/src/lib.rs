@@ -24,5 +24,5 @@ pub use dead::DeadLetter;
 pub use registry::{TransportOptions, open, schemes};
 pub use transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Direct, Exchange, ExchangeType, Features, InlineStore, Outcome,
-    Publication, Queue, Settled, Settlement, Subscription, Transport,
+    Publication, Queue, Settled, Settlement, Subscription, Transport, Watch,
 };

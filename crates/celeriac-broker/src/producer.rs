@@ -7,7 +7,7 @@ use celeriac_error::{Error, Result};
 use crate::calls::Call;
 use crate::publisher::{Payload, Pending, Publisher, RetryPolicy};
 use crate::route::{Route, TaskCall};
-use crate::transport::Publication;
+use crate::transport::{Publication, Watch};
 
 /// Knows routes by number, and hands task calls to the [`Publisher`].
 pub struct Producer {
@@ -65,6 +65,16 @@ impl Producer {
             });
         }
         self.publisher.publish_all(pending)
+    }
+
+    /// [`Publisher::watch`].
+    pub fn watch(&self) -> Option<Watch> {
+        self.publisher.watch()
+    }
+
+    /// [`Publisher::answer`].
+    pub fn answer(&self, connection: u32, bytes: &[u8]) -> Option<u32> {
+        self.publisher.answer(connection, bytes)
     }
 
     /// Appends any message, such as a command of remote control.

@@ -5,6 +5,8 @@
 //!
 //! Where messages come one at a time, each after the outcome of the one before, there is nothing to gather: then, where the
 //! transport can ([`Transport::direct`]), the producer's thread writes the message itself, and the task waits for its outcome only.
+//! Where that thread has an event loop it may wait for the outcome too ([`Publisher::watch`]); then the task steps in only where
+//! something else waits behind the message, or the outcome is late.
 //! Nothing is written this way while anything else is under way, so the order is that of the calls.
 
 use std::collections::VecDeque;
@@ -20,7 +22,7 @@ use tokio::time::{Instant, Sleep};
 use crate::calls::Call;
 use crate::declare::Declarations;
 use crate::route::Route;
-use crate::transport::{Direct, Publication, Queue, Transport};
+use crate::transport::{Direct, Publication, Queue, Transport, Watch};
 
 /// The most messages of one write; more of them make it slower, not faster.
 pub const FLUSH_LIMIT: usize = 512;
@@ -131,6 +133,8 @@ struct Buffer {
     may_write: bool,
     /// Whether one wrote since the task looked last.
     has_written: bool,
+    /// What the event loop that watches the direct way has found wrong with it.
+    broken: Option<Error>,
     closing: bool,
 }
 
@@ -154,6 +158,10 @@ impl Shared {
         if buffer.closing { Err(Error::Closed("broker connection")) } else { Ok(buffer) }
     }
 
+    fn is_watched(&self) -> bool {
+        self.direct.as_ref().is_some_and(|direct| direct.is_watched())
+    }
+
     fn is_declared(&self, item: &Item) -> bool {
         item.queue.as_deref().is_none_or(|queue| self.declarations.knows(queue))
     }
@@ -169,7 +177,7 @@ impl Shared {
         mut buffer: MutexGuard<'_, Buffer>,
         messages: impl IntoIterator<Item = (Item, Payload)>,
     ) {
-        let had_none = buffer.items.is_empty() && buffer.direct.is_none();
+        let had_none = buffer.items.is_empty() && (buffer.direct.is_none() || self.is_watched());
         buffer.items.extend(messages);
         let has_some = !buffer.items.is_empty();
         drop(buffer);
@@ -203,7 +211,7 @@ impl Publisher {
             direct: transport.direct(),
         });
         let report = Box::new(report);
-        let flusher = Flusher { shared: Arc::clone(&shared), transport, report, alone: 0, look: None };
+        let flusher = Flusher { shared: Arc::clone(&shared), transport, report, alone: 0, look: None, seen: None, is_late: false };
         runtime.spawn(flusher.run());
         Self { shared }
     }
@@ -263,6 +271,35 @@ impl Publisher {
         Ok(())
     }
 
+    /// A socket for the event loop of the thread that publishes: what it reads from it, it gives to [`answer`](Self::answer),
+    /// nothing when it ends. `None` unless there is one that nobody watches yet.
+    pub fn watch(&self) -> Option<Watch> {
+        if !self.shared.buffer().may_write {
+            return None;
+        }
+        self.shared.direct.as_ref()?.watch()
+    }
+
+    /// Takes what was read from the socket of [`watch`](Self::watch). Gives the call that is done by it, which no report names then.
+    pub fn answer(&self, connection: u32, bytes: &[u8]) -> Option<u32> {
+        let outcome = self.shared.direct.as_ref()?.feed(connection, bytes)?;
+        let mut buffer = self.shared.buffer();
+        let done = match outcome {
+            Ok(()) => Some(buffer.direct.take()?.0.call),
+            Err(error) => {
+                buffer.may_write = false;
+                buffer.broken = Some(error);
+                None
+            }
+        };
+        let has_work = buffer.broken.is_some() || !buffer.items.is_empty() || buffer.closing;
+        drop(buffer);
+        if has_work {
+            self.shared.wake.notify_one();
+        }
+        done
+    }
+
     /// Takes nothing more, and resolves once everything that was taken is settled one way or the other.
     pub async fn close(&self) {
         let idle = self.shared.idle.notified();
@@ -277,6 +314,8 @@ impl Publisher {
 /// What the task does next.
 enum Next {
     Write(Vec<(Item, Payload)>),
+    /// The direct way is broken.
+    Mend(Error),
     Wait,
     End,
 }
@@ -289,6 +328,10 @@ struct Flusher {
     alone: u32,
     /// There while producers may write themselves: when to look whether they do.
     look: Option<Pin<Box<Sleep>>>,
+    /// The call that a producer wrote and that was under way when the task looked last.
+    seen: Option<u32>,
+    /// Whether it was under way at the look before, too.
+    is_late: bool,
 }
 
 impl Flusher {
@@ -303,6 +346,7 @@ impl Flusher {
                     }
                     pause
                 }
+                Next::Mend(error) => self.sort_direct(Err(error)),
                 Next::Wait => self.wait().await,
                 Next::End => break,
             };
@@ -318,6 +362,9 @@ impl Flusher {
 
     fn next(&self) -> Next {
         let mut buffer = self.shared.buffer();
+        if let Some(error) = buffer.broken.take() {
+            return Next::Mend(error);
+        }
         if buffer.direct.is_some() {
             return Next::Wait;
         }
@@ -339,9 +386,13 @@ impl Flusher {
             self.shared.wake.notified().await;
             return None;
         };
+        let reads = self.is_late || !direct.is_watched() || {
+            let buffer = self.shared.buffer();
+            buffer.closing || !buffer.items.is_empty()
+        };
         tokio::select! {
             biased;
-            outcome = direct.outcome() => self.sort_direct(outcome),
+            outcome = direct.outcome(), if reads => self.sort_direct(outcome),
             () = self.shared.wake.notified() => None,
             () = look => self.look(),
         }
@@ -363,11 +414,16 @@ impl Flusher {
     /// Ends what a producer wrote too long ago; takes no more from them when none did for a while.
     fn look(&mut self) -> Option<Duration> {
         let mut buffer = self.shared.buffer();
-        let next = Instant::now() + LOOK_EVERY;
+        let now = Instant::now();
+        let call = buffer.direct.as_ref().map(|(item, _)| item.call);
+        let was_late = self.is_late && call == self.seen;
+        self.is_late = call.is_some() && call == self.seen;
+        self.seen = call;
         let next = match &buffer.direct {
-            Some((item, _)) if item.deadline <= Instant::now() => None,
-            Some((item, _)) => Some(next.min(item.deadline)),
-            None => buffer.has_written.then_some(next),
+            Some((item, _)) if was_late && item.deadline <= now => None,
+            Some((item, _)) if item.deadline > now => Some(item.deadline.min(now + LOOK_EVERY)),
+            Some(_) => Some(now + LOOK_EVERY),
+            None => buffer.has_written.then_some(now + LOOK_EVERY),
         };
         buffer.has_written = false;
         if let (Some(next), Some(look)) = (next, &mut self.look) {
@@ -391,6 +447,7 @@ impl Flusher {
 
     /// [`sort`](Self::sort) for the message that a producer wrote.
     fn sort_direct(&mut self, outcome: Result<()>) -> Option<Duration> {
+        self.is_late = false;
         if outcome.is_err() {
             self.look = None;
             self.alone = 0;

@@ -301,8 +301,35 @@ pub trait Direct: Send + Sync {
     /// the connection broke. Dropping the future loses nothing.
     async fn outcome(&self) -> Result<()>;
 
+    /// For an event loop that waits for the answers itself: a socket to read them from, once for each connection. `None` where
+    /// that cannot be.
+    fn watch(&self) -> Option<Watch> {
+        None
+    }
+
+    /// Whether [`watch`](Self::watch) has given the socket of this connection.
+    fn is_watched(&self) -> bool {
+        false
+    }
+
+    /// Takes what was read from the socket of [`watch`](Self::watch), nothing when it has ended; gives what
+    /// [`outcome`](Self::outcome) would have once it is whole.
+    fn feed(&self, connection: u32, bytes: &[u8]) -> Option<Result<()>> {
+        let _ = (connection, bytes);
+        None
+    }
+
     /// Gives up its connection, and with it the message that is under way.
     fn close(&self);
+}
+
+/// A socket that the answers of [`Direct`] can be read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The descriptor, which belongs to who got it.
+    pub descriptor: i32,
+    /// Which connection it is, for [`Direct::feed`].
+    pub connection: u32,
 }
 
 /// Takes messages from queues and holds them until they are settled. Holding includes renewing the lease, however

@@ -296,6 +296,20 @@ impl NativeBroker {
         self.producer.publish(first, calls).map_err(|error| to_js(env, &error))
     }
 
+    /// A socket for JavaScript's event loop, when there is one that nobody watches yet: its descriptor, which belongs to the
+    /// caller, and a number for `answer`. On it come the answers to calls that are made one at a time.
+    #[napi(catch_unwind)]
+    pub fn watch(&self) -> Option<Vec<i32>> {
+        let watch = self.producer.watch()?;
+        Some(vec![watch.descriptor, watch.connection as i32])
+    }
+
+    /// Takes what was read from the socket of `watch`, nothing when it has ended. Gives the call that is done, or -1.
+    #[napi(catch_unwind)]
+    pub fn answer(&self, connection: u32, bytes: String) -> f64 {
+        self.producer.answer(connection, bytes.as_bytes()).map_or(-1.0, f64::from)
+    }
+
     /// Publishes any message: a command of remote control. `body`, `headers` and `properties` are JSON texts.
     #[napi(catch_unwind)]
     #[allow(clippy::too_many_arguments, reason = "flat values cross faster than an object")]

@@ -6,7 +6,10 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
+#[cfg(unix)]
+use std::os::fd::{AsFd, IntoRawFd};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 
@@ -26,7 +29,7 @@ use super::link::{explain, limited};
 use super::publish::prepare;
 use super::routing::{Destination, Router};
 use super::settings::Settings;
-use crate::transport::{Direct, Publication};
+use crate::transport::{Direct, Publication, Watch};
 
 /// The longest message that goes this way. What is longer might not fit into the socket's buffer.
 const LONGEST: usize = 64 * 1024;
@@ -39,10 +42,15 @@ pub(super) struct DirectConnection {
     settings: Arc<Settings>,
     router: Arc<Router>,
     wire: Mutex<Option<Arc<Wire>>>,
+    /// How many there were.
+    connections: AtomicU32,
 }
 
 /// An open connection.
 struct Wire {
+    number: u32,
+    /// Whether somebody else reads the answers.
+    is_watched: AtomicBool,
     writer: Writer,
     reader: Mutex<Reader>,
     /// What did not fit into the socket's buffer.
@@ -73,7 +81,7 @@ impl DirectConnection {
             _ => return None,
         }
         let (settings, router) = (Arc::clone(settings), Arc::clone(router));
-        Some(Arc::new(Self { settings, router, wire: Mutex::default() }))
+        Some(Arc::new(Self { settings, router, wire: Mutex::default(), connections: AtomicU32::new(0) }))
     }
 
     fn wire(&self) -> Option<Arc<Wire>> {
@@ -104,6 +112,8 @@ impl DirectConnection {
             _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
         };
         let wire = Arc::new(Wire {
+            number: self.connections.fetch_add(1, Ordering::Relaxed),
+            is_watched: AtomicBool::new(false),
             writer,
             reader: Mutex::new(Reader { stream: reader, answer: Vec::new() }),
             unsent: Mutex::default(),
@@ -160,7 +170,39 @@ impl Direct for DirectConnection {
 
     async fn outcome(&self) -> Result<()> {
         let Some(wire) = self.wire() else { return Err(Error::Closed("connection to the broker")) };
-        match wire.answer().await {
+        let answer = wire.answer().await;
+        self.meaning(answer)
+    }
+
+    fn watch(&self) -> Option<Watch> {
+        let wire = self.wire().filter(|wire| !wire.is_watched.load(Ordering::Relaxed))?;
+        let descriptor = wire.writer.descriptor()?;
+        wire.is_watched.store(true, Ordering::Relaxed);
+        Some(Watch { descriptor, connection: wire.number })
+    }
+
+    fn is_watched(&self) -> bool {
+        lock(&self.wire).as_ref().is_some_and(|wire| wire.is_watched.load(Ordering::Relaxed))
+    }
+
+    fn feed(&self, connection: u32, bytes: &[u8]) -> Option<Result<()>> {
+        let wire = self.wire().filter(|wire| wire.number == connection)?;
+        let answer = if bytes.is_empty() {
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+        } else {
+            lock(&wire.reader).feed(bytes)?
+        };
+        Some(self.meaning(answer))
+    }
+
+    fn close(&self) {
+        *lock(&self.wire) = None;
+    }
+}
+
+impl DirectConnection {
+    fn meaning(&self, answer: redis::RedisResult<Value>) -> Result<()> {
+        match answer {
             Ok(Value::Int(_)) => Ok(()),
             Ok(Value::ServerError(error)) => Err(explain(&self.settings.url, &RedisError::from(error))),
             Ok(other) => {
@@ -173,10 +215,6 @@ impl Direct for DirectConnection {
                 Err(explain(&self.settings.url, &error))
             }
         }
-    }
-
-    fn close(&self) {
-        *lock(&self.wire) = None;
     }
 }
 
@@ -197,25 +235,19 @@ impl Wire {
         }
     }
 
-    /// Every answer to LPUSH is one line.
     fn poll_answer(&self, context: &mut Context<'_>) -> Poll<redis::RedisResult<Value>> {
-        let Reader { stream, answer } = &mut *lock(&self.reader);
-        while !answer.ends_with(b"\n") {
-            if answer.len() > LONGEST_ANSWER {
-                let error = io::Error::new(io::ErrorKind::InvalidData, "an answer without an end");
-                return Poll::Ready(Err(error.into()));
-            }
+        let mut reader = lock(&self.reader);
+        loop {
             let mut room = [MaybeUninit::uninit(); 512];
             let mut buffer = ReadBuf::uninit(&mut room);
-            ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+            ready!(Pin::new(&mut *reader.stream).poll_read(context, &mut buffer))?;
             if buffer.filled().is_empty() {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
             }
-            answer.extend_from_slice(buffer.filled());
+            if let Some(answer) = reader.feed(buffer.filled()) {
+                return Poll::Ready(answer);
+            }
         }
-        let value = parse_redis_value(answer);
-        answer.clear();
-        Poll::Ready(value)
     }
 
     fn write_rest(&self) -> io::Result<()> {
@@ -231,7 +263,36 @@ impl Wire {
     }
 }
 
+impl Reader {
+    /// The answer, when these bytes are its end. Every answer to LPUSH is one line.
+    fn feed(&mut self, bytes: &[u8]) -> Option<redis::RedisResult<Value>> {
+        self.answer.extend_from_slice(bytes);
+        if self.answer.ends_with(b"\n") {
+            let value = parse_redis_value(&self.answer);
+            self.answer.clear();
+            return Some(value);
+        }
+        (self.answer.len() > LONGEST_ANSWER)
+            .then(|| Err(io::Error::new(io::ErrorKind::InvalidData, "an answer without an end").into()))
+    }
+}
+
 impl Writer {
+    /// A descriptor more of the same socket.
+    #[cfg(unix)]
+    fn descriptor(&self) -> Option<i32> {
+        let socket = match self {
+            Self::Tcp(stream) => stream.as_ref().as_fd(),
+            Self::Unix(stream) => stream.as_ref().as_fd(),
+        };
+        Some(socket.try_clone_to_owned().ok()?.into_raw_fd())
+    }
+
+    #[cfg(not(unix))]
+    fn descriptor(&self) -> Option<i32> {
+        None
+    }
+
     async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.writable().await,
