@@ -520,6 +520,10 @@ impl Consumer for MemoryConsumer {
         true
     }
 
+    fn read(&self, raw: &Bytes) -> Option<Result<Message>> {
+        Some(envelope::decode(raw))
+    }
+
     /// Nobody else can take over what is held.
     async fn lost(&self) -> Vec<DeliveryTag> {
         std::future::pending().await

@@ -198,6 +198,63 @@ async fn a_result_is_stored_and_announced_in_its_own_database() {
 }
 
 #[tokio::test]
+async fn each_claim_of_a_batch_is_settled_by_what_became_of_it() {
+    let server = RedisServer::start().await;
+    let transport = open(&server.url());
+    let names = ["stored", "restored", "refused", "out of the index", "ignored", "elsewhere"];
+    publish(&transport, &names.map(|name| to("q", name))).await;
+    let consumer = consume(&transport, &["q"]).await;
+    let deliveries = take(&consumer, names.len()).await;
+    assert_eq!(deliveries.iter().map(body).collect::<Vec<_>>(), names);
+    let mut connection = server.connection().await;
+    let mut tags: Vec<String> = connection.hkeys("unacked").await.unwrap();
+    tags.sort();
+    assert_eq!(tags.len(), names.len(), "one claim, whose messages are numbered");
+
+    let _: () = connection.hdel("unacked", &tags[1]).await.unwrap();
+    let _: () = connection.zrem("unacked_index", &[&tags[1], &tags[3]]).await.unwrap();
+    let _: () = connection.rpush("result 2", "no result").await.unwrap();
+    let settlement = |place: usize, database| {
+        let mut one = only(&deliveries[place], Outcome::Ack);
+        one.store = Some(stored(database, &format!("result {place}"), "{}", None));
+        one
+    };
+    let batch = [
+        settlement(0, 0),
+        settlement(1, 0),
+        settlement(2, 0),
+        settlement(3, 0),
+        only(&deliveries[4], Outcome::Ack),
+        settlement(5, 3),
+    ];
+    let results = within(consumer.settle(&batch)).await;
+    let found: Vec<_> = results.iter().map(|result| result.as_ref().ok()).collect();
+    let (done, lost) = (Some(&Settled::Done), Some(&Settled::Lost));
+    assert_eq!(found, [done, lost, None, done, done, done]);
+    assert_eq!(results[2].as_ref().unwrap_err().code(), "ERR_CELERIAC_REFUSED");
+    for (place, is_there) in [(0, true), (1, false), (3, true), (4, false), (5, false)] {
+        let key = format!("result {place}");
+        assert_eq!(connection.exists::<_, bool>(&key).await.unwrap(), is_there, "{key}");
+    }
+    let _: () = redis::cmd("SELECT").arg(3).query_async(&mut connection).await.unwrap();
+    assert!(connection.exists::<_, bool>("result 5").await.unwrap());
+    let _: () = redis::cmd("SELECT").arg(0).query_async(&mut connection).await.unwrap();
+
+    // What was refused is held as before: whoever restores would find it.
+    assert_eq!(connection.hkeys::<_, Vec<String>>("unacked").await.unwrap(), [tags[2].clone()]);
+    let (now, _): (f64, u64) = redis::cmd("TIME").query_async(&mut connection).await.unwrap();
+    let score: f64 = connection.zscore("unacked_index", &tags[2]).await.unwrap();
+    assert!(score > now, "{score} is after {now}");
+    assert_eq!(within(consumer.still_held(&[deliveries[2].tag])).await.unwrap(), [true]);
+    let _: () = connection.del("result 2").await.unwrap();
+    let again = within(consumer.settle(&[settlement(2, 0)])).await.remove(0).unwrap();
+    assert_eq!(again, Settled::Done);
+    for key in ["unacked", "unacked_index"] {
+        assert!(!connection.exists::<_, bool>(key).await.unwrap(), "{key}");
+    }
+}
+
+#[tokio::test]
 async fn a_settlement_whose_message_cannot_be_written_is_not_acknowledged() {
     let server = RedisServer::start().await;
     let transport = open(&server.url());

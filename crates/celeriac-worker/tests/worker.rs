@@ -13,7 +13,7 @@ use celeriac_broker::route::Route;
 use celeriac_broker::{ExchangeType, Publication};
 use celeriac_protocol::Message;
 use celeriac_protocol::task::TaskTemplate;
-use celeriac_worker::TaskSettings;
+use celeriac_worker::{TaskSettings, Worker};
 use serde_json::Value;
 use support::{Bench, PATIENCE, SUCCESS, next, outcome};
 use tokio::time::timeout;
@@ -198,6 +198,82 @@ async fn stopping_hands_back_what_has_not_begun_and_waits_for_the_rest() {
     assert!(!timeout(PATIENCE, over).await.unwrap().unwrap());
     worker.close().await.unwrap();
     assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 9);
+}
+
+/// Where a task's `slot` stands in a line of a batch: tag and slot of each task.
+fn slots_of(batch: &str) -> Vec<(u64, usize)> {
+    let lines = batch.lines().step_by(2).map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.map(|line| (line[0].as_u64().unwrap(), line[6].as_u64().unwrap() as usize)).collect()
+}
+
+/// What JavaScript does right before a body.
+fn begins(worker: &Worker, (tag, slot): (u64, usize)) -> bool {
+    let given = (tag * 2) as i32;
+    let order = std::sync::atomic::Ordering::SeqCst;
+    worker.slots().words()[slot].compare_exchange(given, given + 1, order, order).is_ok()
+}
+
+#[tokio::test]
+async fn what_javascript_has_begun_by_its_slot_is_kept_and_what_it_has_not_goes_back() {
+    let bench = Bench::new();
+    for number in 0..3 {
+        bench.send(&number.to_string(), None).await;
+    }
+    let worker = bench.worker(|options| options.concurrency = 3).await;
+    worker.slots().words()[0].store(1, std::sync::atomic::Ordering::SeqCst);
+    let mut given = Vec::new();
+    while given.len() < 3 {
+        assert!(timeout(PATIENCE, worker.wait()).await.unwrap());
+        given.extend(slots_of(&worker.collect()));
+    }
+    assert!(given.iter().all(|(_, slot)| (1..=3).contains(slot)), "{given:?}");
+    assert!(begins(&worker, given[0]));
+    assert!(!begins(&worker, given[0]), "once");
+    worker.stop().await;
+    assert!(!begins(&worker, given[1]) && !worker.begin(given[2].0), "they went back");
+    worker.settle(format!("[{},{SUCCESS}]", given[0].0));
+    bench.ready("0").await;
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn slots_are_used_again_and_a_late_comer_begins_nothing_in_them() {
+    let bench = Bench::new();
+    let worker = bench.worker(|options| options.concurrency = 1).await;
+    worker.slots().words()[0].store(1, std::sync::atomic::Ordering::SeqCst);
+    let mut before = None;
+    for id in ["a", "b", "c"] {
+        bench.send(id, None).await;
+        assert!(timeout(PATIENCE, worker.wait()).await.unwrap());
+        let given = slots_of(&worker.collect());
+        assert_eq!(given.iter().map(|(_, slot)| *slot).collect::<Vec<_>>(), [1]);
+        if let Some(before) = before.replace(given[0]) {
+            assert!(!begins(&worker, before));
+        }
+        assert!(begins(&worker, given[0]));
+        worker.settle(format!("[{},{SUCCESS}]", given[0].0));
+        bench.ready(id).await;
+    }
+    worker.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_that_is_due_later_is_given_whole_when_it_is_due() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    let eta = (jiff::Timestamp::now() + Duration::from_secs(1)).to_string();
+    let options = serde_json::json!({ "eta": eta, "retries": 2 }).to_string();
+    bench.send("later", Some(&options)).await;
+    let items = next(&worker).await;
+    assert!(jiff::Timestamp::now() >= eta.parse::<jiff::Timestamp>().unwrap(), "not before it is due");
+    assert_eq!(items[0][1], "tasks.add");
+    assert_eq!(items[0][2], "later");
+    assert_eq!(items[0][3], serde_json::json!([2, 3]));
+    assert_eq!(items[0][6]["retries"], 2);
+    worker.settle(outcome(&items[0], SUCCESS));
+    assert_eq!(bench.ready("later").await.status, "SUCCESS");
+    worker.close().await.unwrap();
 }
 
 #[tokio::test]

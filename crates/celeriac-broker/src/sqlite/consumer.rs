@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use celeriac_error::{Error, Result};
-use celeriac_protocol::envelope;
+use celeriac_protocol::{Message, envelope};
 use tokio::sync::Notify;
 
 use super::engine::{Engine, Renewal, Request};
@@ -469,6 +470,10 @@ impl Consumer for SqliteConsumer {
 
     fn leases_stand(&self) -> bool {
         self.state.leases_stand()
+    }
+
+    fn read(&self, raw: &Bytes) -> Option<Result<Message>> {
+        Some(envelope::decode(raw))
     }
 
     async fn lost(&self) -> Vec<DeliveryTag> {
