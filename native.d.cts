@@ -12,7 +12,7 @@ export declare const __napiBindingTarget: 'native' | 'wasm32-wasi' | 'wasm32-was
 /** A broker connection: producing, declaring, purging. Workers are made on it. */
 export declare class NativeBroker {
   /** Nothing is connected yet. `report` is called for every flush of publishes, and never keeps the process alive. */
-  static open(options: NativeBrokerOptions, report: (report: NativeReport) => void): NativeBroker
+  static open(options: NativeBrokerOptions, report: (runs: number[], documents: string[] | null, failures: NativeFailure[] | null) => void): NativeBroker
   /** Resolves when the broker has answered. */
   connect(): Promise<undefined>
   /** Declares queues with their exchanges and bindings. */
@@ -20,10 +20,12 @@ export declare class NativeBroker {
   /** Registers a route; the number stands for it in `publish` and in settlements. */
   route(route: NativeRoute): number
   /**
-   * Appends one task message to the buffer and returns; `call` comes back in a report. `args` and `kwargs` are JSON
-   * in Python's sense; `options` is a JSON object with the fields of `TaskOptions`, or null.
+   * Publishes task messages. `calls` is five lines for each: the number of its route, the task's id (as JSON where it
+   * begins with a quotation mark or has a line feed), its arguments as JSON in Python's sense, its keyword arguments or
+   * nothing, a JSON object with the fields of `TaskOptions` or nothing. They come back in reports as `first` and the numbers
+   * after it.
    */
-  publish(call: number, route: number, taskId: string, args: string, kwargs: string, options?: string | null): void
+  publish(first: number, calls: string): void
   /** Publishes any message: a command of remote control. `body`, `headers` and `properties` are JSON texts. */
   publishMessage(call: number, exchange: string, exchangeTypeName: string, routingKey: string, body: string, headers: string, properties: string): void
   /** How many messages wait in a queue. */
@@ -52,7 +54,7 @@ export declare class NativeResults {
    * Nothing is connected yet. `report` is called with the documents of finished waits, and never keeps the process
    * alive.
    */
-  static open(options: NativeResultsOptions, report: (report: NativeReport) => void): NativeResults
+  static open(options: NativeResultsOptions, report: (runs: number[], documents: string[] | null, failures: NativeFailure[] | null) => void): NativeResults
   /** Resolves when the server has answered. */
   connect(): Promise<undefined>
   /** Waits until the task is ready; `call` comes back in a report with its document. */
@@ -78,18 +80,28 @@ export declare class NativeWorker {
   /** Connects, declares the queues, begins to claim. */
   start(): Promise<undefined>
   /**
-   * The next deliveries: a JSON array, as soon as one is there and a slot is free; null once stopped and everything
-   * that was delivered is settled. Items:
-   * - a task: `[tag, name, id, args, kwargs, tagged, request]`, to be begun by `begin`, where `tagged` says that there are tags to revive,
-   *   and `request` holds what differs from the default;
-   * - a task that was handed out before, whose begin is counted: `["redelivered", task]`; see `beginAgain`;
+   * The next deliveries: lines of JSON, as soon as one is there and a slot is free; null once stopped and everything
+   * that was delivered is settled:
+   * - a task, two lines: `[tag, name, id, args, kwargs, flags, slot]`, and its request, which holds what differs from the
+   *   default. Flags: 1 there are tags to revive, 2 something follows it or it has a time limit, 4 it was handed out
+   *   before and its begin is counted, see `beginAgain`. Slot: where `slots` says whether it may begin; 0 is none, see
+   *   `begin`.
    * - a revoke of tasks that may be running: `["revoke", [ids], terminate, signal]`;
    * - a request to stop: `["shutdown"]`.
    */
   next(): Promise<string | null>
   /**
-   * To be called right before the body of a task begins: false when it must not, because it went back meanwhile. Costs
-   * a fraction of a microsecond.
+   * Memory of the core: whether bodies may begin. Whoever sets the first word to 1 says that it is shared, and gets
+   * deliveries with slots: right before a body the word of its slot has to be changed, by one atomic step, from
+   * `(tag * 2) | 0` to one more; where that fails it must not begin. This holds for `leaseLeft` milliseconds. After that,
+   * and without a slot, `begin` decides.
+   */
+  slots(): Int32Array
+  /** For how many milliseconds from now bodies may begin by their slots. */
+  leaseLeft(): number
+  /**
+   * To be called right before the body of a task begins that has no slot, or none that holds: false when it must not
+   * begin, because it went back meanwhile.
    */
   begin(tag: number): boolean
   /**
@@ -201,13 +213,6 @@ export interface NativeQueue {
   autoDelete: boolean
   /** JSON object text, or empty */
   arguments: string
-}
-
-/** What became of calls since the last report. `calls` succeeded; `documents`, if there, are theirs in the same order. */
-export interface NativeReport {
-  calls: Uint32Array
-  documents?: Array<string>
-  failures: Array<NativeFailure>
 }
 
 /** How a result store is opened. */

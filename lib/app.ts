@@ -11,12 +11,13 @@ import { currentTask, currentWorkerTask } from './current-task.ts'
 import { DeadLetters } from './dead-letters.ts'
 import { CeleriacError, NotRegistered } from './errors.ts'
 import { rethrown } from './native.ts'
-import { MessagePreparer, type PreparedMessage } from './prepare.ts'
-import type { SignatureDict } from './request.ts'
+import { MessagePreparer, type PlainRoute, type PreparedMessage } from './prepare.ts'
+import type { ChildResult, SignatureDict } from './request.ts'
 import { AsyncResult, type EagerResult } from './result.ts'
 import { openResultStore, resultsAreMessages } from './results/registry.ts'
 import type { ResultStore } from './results/store.ts'
 import type { Router } from './routing.ts'
+import { prepareAll, type SendFailure, SendManyError } from './send-many.ts'
 import { decodeJson } from './serialization/revive.ts'
 import { encodeJson, encodeTagged } from './serialization/encode.ts'
 import { joinApps, leaveApps, type SharedDefinition } from './shared-task.ts'
@@ -187,37 +188,66 @@ export class Celery {
   }
 
   /** What `task.delay` and `task.applyAsync` come to. */
-  async sendFromTask<T>(
+  sendFromTask<T>(
     task: AnyTask,
     args: readonly unknown[],
     options?: ApplyAsyncOptions | null,
   ): Promise<AsyncResult<T>> {
-    if (
-      (options !== undefined && options !== null) ||
-      currentWorkerTask() !== undefined ||
-      this.conf.taskAlwaysEager
-    ) {
-      return this.#sendWithOptions<T>(task, args, options ?? {})
-    }
-    const route = this.#preparer.plainRoute(task)
-    if (route === undefined) return this.#sendWithOptions<T>(task, args, {})
-    // The hot path: arguments only, and a route that is known.
-    if (task.parameters !== null) checkCall(task, args, {})
-    const { ignoreResult } = task
-    const taskId = randomUUID()
-    const message = {
-      route,
-      taskId,
-      args: encodeJson(args, 'args'),
-      kwargs: '{}',
-      options: null,
-      ignoreResult,
-    }
+    // Not async: this is the hot path, and each promise counts.
     try {
-      return await this.#publish(message, new AsyncResult<T>(this, taskId, null, ignoreResult))
+      const plain = this.#plainRoute(task, options)
+      if (plain === undefined) return this.#sendWithOptions<T>(task, args, options ?? {})
+      const message = plainMessage(task, plain, args)
+      const result = new AsyncResult<T>(this, message.taskId, null, plain.ignoreResult)
+      return this.#publish(message, result).then(undefined, rethrow)
     } catch (error) {
-      throw rethrown(error)
+      return Promise.reject(error)
     }
+  }
+
+  /** What `task.delayMany` and `task.applyAsyncMany` come to. */
+  async sendManyFromTask<T>(
+    task: AnyTask,
+    calls: Iterable<readonly unknown[]>,
+    options?: ApplyAsyncOptions | null,
+  ): Promise<Array<AsyncResult<T>>> {
+    const { kwargs: given, ...rest } = options ?? {}
+    if ((rest.taskId ?? null) !== null) {
+      throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'one taskId cannot be that of many tasks')
+    }
+    if (this.conf.taskAlwaysEager)
+      return Promise.all(Array.from(calls, (args) => this.#sendWithOptions<T>(task, args, options ?? {})))
+    const plain = this.#plainRoute(task, options)
+    const [kwargs, wire] = [given ?? {}, readOptions(rest)]
+    const prepare = (args: readonly unknown[]): PreparedMessage => {
+      if (plain !== undefined) return plainMessage(task, plain, args)
+      checkCall(task, args, kwargs)
+      const input = { name: task.name, args, kwargs, options: wire, task, strict: true }
+      return this.#preparer.prepare(input, randomUUID())
+    }
+    const messages = prepareAll(calls, prepare)
+    const results = messages.map(
+      ({ taskId, ignoreResult }) => new AsyncResult<T>(this, taskId, null, ignoreResult ?? false),
+    )
+    const children = childrenToBe(wire)
+    children?.push(...results)
+    await this.#listen()
+    const failures: SendFailure[] = []
+    await this.broker.publishMany(messages, (index, error) => failures.push({ index, error }))
+    if (failures.length === 0) return results
+    const failed = new Set<ChildResult | undefined>(failures.map(({ index }) => results[index]))
+    if (children !== null) children.splice(0, children.length, ...children.filter((one) => !failed.has(one)))
+    throw new SendManyError(
+      failures.map(({ index, error }) => ({ index, error: rethrown(error) })),
+      results.map((result) => (failed.has(result) ? null : result)),
+    )
+  }
+
+  /** The route of a call with these options, when it says nothing more than its arguments. */
+  #plainRoute(task: AnyTask, options: ApplyAsyncOptions | null | undefined): PlainRoute | undefined {
+    const hasMore = options !== undefined && options !== null
+    if (hasMore || currentWorkerTask() !== undefined) return undefined
+    return this.#preparer.plainRoute(task)
   }
 
   async #sendWithOptions<T>(
@@ -330,11 +360,12 @@ export class Celery {
   #publish<T>(message: PreparedMessage, value: T): Promise<T> {
     return this.#listening === null
       ? this.broker.publish(message, value)
-      : this.#listenAndPublish(message, value)
+      : this.#listen().then(() => this.broker.publish(message, value))
   }
 
   /** With `rpc://` the queue that results come to is there before the first task is sent (`celery.backends.rpc`). */
-  async #listenAndPublish<T>(message: PreparedMessage, value: T): Promise<T> {
+  async #listen(): Promise<void> {
+    if (this.#listening === null) return
     this.#listening ??= resultsAreMessages(this.conf) ? this.backend.connect() : Promise.resolve()
     try {
       await this.#listening
@@ -343,7 +374,6 @@ export class Celery {
       throw error
     }
     this.#listening = null
-    return this.broker.publish(message, value)
   }
 
   async #send<T>(
@@ -357,10 +387,7 @@ export class Celery {
     const taskId = taskIdOf(options)
     const message = this.#preparer.prepare({ name, args, kwargs, options, task, strict }, taskId)
     const result = new AsyncResult<T>(this, taskId, null, message.ignoreResult ?? false)
-    const context = currentWorkerTask()
-    const isChild =
-      context !== undefined && options['add_to_parent'] !== false && (context.task.options.trail ?? true)
-    const children = isChild ? context.request.children : null
+    const children = childrenToBe(options)
     // Before the wait for the broker: a body need not wait for what it sends.
     children?.push(result)
     try {
@@ -389,6 +416,32 @@ export class Celery {
     if (body.name !== '') return `${this.main}.${body.name}`
     throw new CeleriacError('ERR_CELERIAC_INVALID_ARGUMENT', 'a task needs a name: app.task({ name: … }, …)')
   }
+}
+
+/** The message of a call that says nothing but its arguments. */
+function plainMessage(task: AnyTask, plain: PlainRoute, args: readonly unknown[]): PreparedMessage {
+  if (task.parameters !== null) checkCall(task, args, {})
+  const { route, ignoreResult } = plain
+  return {
+    route,
+    taskId: randomUUID(),
+    args: encodeJson(args, 'args'),
+    kwargs: '{}',
+    options: null,
+    ignoreResult,
+  }
+}
+
+/** Where the results of what is sent with these options are noted: in the running task, or nowhere. */
+function childrenToBe(options: WireOptions): ChildResult[] | null {
+  const context = currentWorkerTask()
+  const isChild =
+    context !== undefined && options['add_to_parent'] !== false && (context.task.options.trail ?? true)
+  return isChild ? context.request.children : null
+}
+
+function rethrow(error: unknown): never {
+  throw rethrown(error)
 }
 
 /** Refuses a call that cannot be bound to `params`, as Celery's `typing`. */

@@ -1,5 +1,6 @@
 import { CeleriacError } from './errors.ts'
 import { call, callAsync, Calls, openNativeBroker } from './native.ts'
+import { Outbox } from './outbox.ts'
 import type { PreparedMessage } from './prepare.ts'
 import type {
   NativeBroker,
@@ -7,21 +8,19 @@ import type {
   NativeDeadLetter,
   NativeFeatures,
   NativeQueue,
-  NativeReport,
   NativeRoute,
+  Report,
 } from './native.ts'
 
 /** Opens the core's side of a broker connection; another one in tests. */
-export type OpenBroker = (
-  options: NativeBrokerOptions,
-  report: (report: NativeReport) => void,
-) => NativeBroker
+export type OpenBroker = (options: NativeBrokerOptions, report: Report) => NativeBroker
 
 /** One app's connection to its broker, opened on first use. The core reconnects by itself. */
 export class BrokerConnection {
   readonly #options: () => NativeBrokerOptions
   readonly #open: OpenBroker
   readonly #calls = new Calls()
+  readonly #outbox = new Outbox(this.#calls, (first, calls) => this.native.publish(first, calls))
   readonly #routes = new Map<string, number>()
   #native: NativeBroker | undefined
   #closing: Promise<void> | undefined
@@ -34,7 +33,7 @@ export class BrokerConnection {
 
   /** The core's connection. Throws ERR_CELERIAC_CLOSED after {@link close}. */
   get native(): NativeBroker {
-    if (this.#closing !== undefined) throw new CeleriacError('ERR_CELERIAC_CLOSED', 'the app is closed')
+    if (this.#closing !== undefined) throw closed()
     this.#native ??= this.#open(this.#options(), this.#calls.report)
     return this.#native
   }
@@ -62,16 +61,20 @@ export class BrokerConnection {
 
   /** Sends a task message. Resolves with `value` once the broker has taken responsibility for it. */
   publish<T>(message: PreparedMessage, value: T): Promise<T> {
-    return this.#calls.make(value, (number) => {
-      this.native.publish(
-        number,
-        message.route,
-        message.taskId,
-        message.args,
-        message.kwargs,
-        message.options,
-      )
-    })
+    if (this.#closing !== undefined) return Promise.reject(closed())
+    return this.#outbox.send(message, value)
+  }
+
+  /**
+   * Sends task messages at once. Resolves once each is settled; `failed` is called for each that the broker has not taken, with
+   * its place and the error.
+   */
+  publishMany(
+    messages: readonly PreparedMessage[],
+    failed: (index: number, error: unknown) => void,
+  ): Promise<void> {
+    if (this.#closing !== undefined) return Promise.reject(closed())
+    return this.#outbox.sendMany(messages, failed)
   }
 
   /** Sends any message, such as one of remote control; the last three are JSON texts. */
@@ -82,6 +85,7 @@ export class BrokerConnection {
     headers: string,
     properties: string,
   ): Promise<void> {
+    this.#outbox.flush()
     return this.#calls.make<void>(DONE as undefined, (number) => {
       this.native.publishMessage(number, exchange.name, exchange.type, routingKey, body, headers, properties)
     })
@@ -134,6 +138,7 @@ export class BrokerConnection {
   }
 
   async #end(): Promise<void> {
+    this.#outbox.flush()
     const native = this.#native
     if (native === undefined) return
     await callAsync('broker.close', () => native.close())
@@ -141,6 +146,10 @@ export class BrokerConnection {
       new CeleriacError('ERR_CELERIAC_CLOSED', 'the app was closed before the broker answered'),
     )
   }
+}
+
+function closed(): CeleriacError {
+  return new CeleriacError('ERR_CELERIAC_CLOSED', 'the app is closed')
 }
 
 /** What a publish without a value resolves with: anything but undefined, which asks for a document. */

@@ -6,8 +6,8 @@ import type * as NativeModule from '#native'
 import type {
   NativeBroker,
   NativeBrokerOptions,
+  NativeFailure,
   NativeLogRecord,
-  NativeReport,
   NativeResults,
   NativeResultsOptions,
   NativeWorker,
@@ -22,7 +22,6 @@ export type {
   NativeFeatures,
   NativeLogRecord,
   NativeQueue,
-  NativeReport,
   NativeResults,
   NativeResultsOptions,
   NativeRoute,
@@ -30,6 +29,16 @@ export type {
   NativeWorker,
   NativeWorkerOptions,
 } from '#native'
+
+/**
+ * What the core calls with what became of calls: of those that succeeded the first number of a run and how many there are, run by
+ * run; their documents in the same order, or null; and those that failed, or null.
+ */
+export type Report = (
+  runs: readonly number[],
+  documents: readonly string[] | null,
+  failures: readonly NativeFailure[] | null,
+) => void
 
 /** The Rust core: the declarations of native.d.cts. */
 export type Native = typeof NativeModule
@@ -59,18 +68,12 @@ const trace: ((line: string) => void) | null =
 export const tracing = trace !== null
 
 /** Opens a connection of the core to a broker; nothing is connected yet. */
-export function openNativeBroker(
-  options: NativeBrokerOptions,
-  report: (report: NativeReport) => void,
-): NativeBroker {
+export function openNativeBroker(options: NativeBrokerOptions, report: Report): NativeBroker {
   return call('broker.open', () => native().NativeBroker.open(options, report))
 }
 
 /** Opens a result store of the core; nothing is connected yet. */
-export function openNativeResults(
-  options: NativeResultsOptions,
-  report: (report: NativeReport) => void,
-): NativeResults {
+export function openNativeResults(options: NativeResultsOptions, report: Report): NativeResults {
   return call('results.open', () => native().NativeResults.open(options, report))
 }
 
@@ -165,19 +168,59 @@ export class Calls {
    * with its document when `value` is undefined; it rejects when `start` throws or the core reports a failure.
    */
   make<T>(value: T, start: (call: number) => void): Promise<T> {
+    const call = this.#next
+    const promise = this.begin(value)
+    try {
+      start(call)
+    } catch (error) {
+      this.cancel(call, fromNative(error))
+    }
+    return promise
+  }
+
+  /** The number of the next call. */
+  get next(): number {
+    return this.#next
+  }
+
+  /** Notes a call that the core is yet to hear of; {@link next} was its number. Else as {@link make}. */
+  begin<T>(value: T): Promise<T> {
     return new Promise((resolve, reject) => {
-      const call = this.#next
-      this.#next = (call + 1) >>> 0
       const caller = tracing ? new Error('called here') : null
-      this.#pending.set(call, { resolve: resolve as (value: unknown) => void, reject, value, caller })
-      if (this.#pending.size === 1) this.#hold()
-      try {
-        start(call)
-      } catch (error) {
-        this.#take(call)
-        reject(fromNative(error))
+      this.#add({ resolve: resolve as (value: unknown) => void, reject, value, caller })
+    })
+  }
+
+  /**
+   * Notes as many calls as `failed` is called for when they fail: with the place of one among them and its error. Resolves once
+   * each is settled.
+   */
+  beginMany(count: number, failed: (index: number, error: unknown) => void): Promise<void> {
+    return new Promise((resolve) => {
+      let left = count
+      if (left === 0) resolve()
+      const settled = (): void => {
+        if (--left === 0) resolve()
+      }
+      const caller = tracing ? new Error('called here') : null
+      for (let index = 0; index < count; index++) {
+        const reject = (error: unknown): void => {
+          failed(index, error)
+          settled()
+        }
+        this.#add({ resolve: settled, reject, value: null, caller })
       }
     })
+  }
+
+  /** What `work` throws, calls end with that begin with `first`. */
+  cross(first: number, count: number, work: () => void): void {
+    try {
+      work()
+    } catch (cause) {
+      const error = fromNative(cause)
+      for (let index = 0; index < count; index++) this.cancel((first + index) >>> 0, error)
+    }
   }
 
   /** Forgets a call; its promise rejects with `reason`. False when it was done already. */
@@ -188,13 +231,16 @@ export class Calls {
   }
 
   /** Settles what a report names. */
-  readonly report = (report: NativeReport): void => {
-    const { calls, documents, failures } = report
-    for (let index = 0; index < calls.length; index++) {
-      const pending = this.#take(calls[index] as number)
-      if (pending !== undefined)
-        pending.resolve(pending.value === undefined ? documents?.[index] : pending.value)
+  readonly report: Report = (runs, documents, failures) => {
+    for (let place = 0, run = 0; run < runs.length; run += 2) {
+      const [first, count] = [runs[run] as number, runs[run + 1] as number]
+      for (let index = 0; index < count; index++, place++) {
+        const pending = this.#take((first + index) >>> 0)
+        if (pending !== undefined)
+          pending.resolve(pending.value === undefined ? documents?.[place] : pending.value)
+      }
     }
+    if (failures === null) return
     for (const failure of failures) {
       const pending = this.#take(failure.call)
       if (pending === undefined) continue
@@ -208,6 +254,12 @@ export class Calls {
   /** Ends every call that is still under way with `reason`. */
   failAll(reason: unknown): void {
     for (const call of this.#pending.keys()) this.cancel(call, reason)
+  }
+
+  #add(pending: Pending): void {
+    this.#pending.set(this.#next, pending)
+    this.#next = (this.#next + 1) >>> 0
+    if (this.#pending.size === 1) this.#hold()
   }
 
   #take(call: number): Pending | undefined {

@@ -28,6 +28,9 @@ export interface PreparedMessage {
   readonly ignoreResult: boolean | null
 }
 
+/** What calls of a task have in common that say nothing but their arguments. */
+export type PlainRoute = Pick<PreparedMessage, 'route'> & { readonly ignoreResult: boolean }
+
 /** What a message is made from. */
 export interface MessageInput {
   readonly name: string
@@ -51,7 +54,7 @@ export class MessagePreparer {
   #router: Router | undefined
   #version = -1
   /** Routes of calls without options, by task. */
-  readonly #plain = new Map<AnyTask, number>()
+  readonly #plain = new Map<AnyTask, PlainRoute>()
 
   constructor(conf: Settings, broker: BrokerConnection) {
     this.#conf = conf
@@ -70,23 +73,26 @@ export class MessagePreparer {
 
   /**
    * The route of calls of `task` that say nothing more; undefined when each call must be looked at: because a function
-   * routes it, or the task has options that are not the route's.
+   * routes it, it runs here (`taskAlwaysEager`), or the task has options that are not the route's.
    */
-  plainRoute(task: AnyTask): number | undefined {
+  plainRoute(task: AnyTask): PlainRoute | undefined {
     const { router } = this
     const known = this.#plain.get(task)
     if (known !== undefined) return known
+    if (this.#conf.taskAlwaysEager) return undefined
     const { options } = task
     if (router.dynamic || (options.expires ?? null) !== null || options.shadowName !== undefined)
       return undefined
     const given = readTaskOptions(task)
     const destination = router.destination(task.name, [], {}, given, task)
     if (Object.keys(destination.options).some((name) => !ROUTE_OPTIONS.has(name))) return undefined
-    const number = this.#broker.route(
-      this.#route(task.name, destination, this.#traits(destination, task.ignoreResult)),
+    const { ignoreResult } = task
+    const route = this.#broker.route(
+      this.#route(task.name, destination, this.#traits(destination, ignoreResult)),
     )
-    this.#plain.set(task, number)
-    return number
+    const plain = { route, ignoreResult }
+    this.#plain.set(task, plain)
+    return plain
   }
 
   /** The message of a call; throws for options and arguments that cannot be sent. */

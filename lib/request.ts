@@ -20,8 +20,9 @@ export interface SignatureDict {
 }
 
 /**
- * A delivery as the core gives it: see `NativeWorker.next`. `args` and `kwargs` are parsed; when `tagged`, they and
- * `request` hold kombu's tags until `reviveInPlace` was called on them.
+ * A delivery: see `NativeWorker.next`. `args` and `kwargs` are parsed; when `tagged`, they and `request` hold kombu's tags
+ * until `reviveInPlace` was called on them. The request may be JSON text, which few ever look at; `plain` says that
+ * nothing follows the task and that it has no time limit, which the text says as well.
  */
 export type Delivery = [
   tag: number,
@@ -30,7 +31,8 @@ export type Delivery = [
   args: unknown[],
   kwargs: Record<string, unknown>,
   tagged: boolean | 0 | 1,
-  request: DeliveredRequest,
+  request: DeliveredRequest | string,
+  plain?: boolean,
 ]
 
 /** What differs from the default in a delivered request, under the names of the wire. */
@@ -78,17 +80,18 @@ export class Request {
   readonly calledDirectly: boolean
   /** True when it runs here by `apply()` or `taskAlwaysEager`. */
   readonly isEager: boolean
-  /** Results of the tasks that this one has sent: what `AsyncResult.children` tells later. */
-  readonly children: ChildResult[] = []
-  readonly #wire: DeliveredRequest
+  /** True when it is known, without reading the request, that nothing follows it and that it has no time limit. */
+  readonly isPlain: boolean
+  #children: ChildResult[] | undefined
+  #wire: DeliveredRequest | string
 
   constructor(
     id: string,
     task: string,
     args: readonly unknown[],
     kwargs: Readonly<Record<string, unknown>>,
-    wire: DeliveredRequest,
-    where: { hostname?: string | null; calledDirectly?: boolean; isEager?: boolean } = {},
+    wire: DeliveredRequest | string,
+    where: { hostname?: string | null; calledDirectly?: boolean; isEager?: boolean; isPlain?: boolean } = {},
   ) {
     this.id = id
     this.task = task
@@ -97,68 +100,89 @@ export class Request {
     this.hostname = where.hostname ?? null
     this.calledDirectly = where.calledDirectly ?? false
     this.isEager = where.isEager ?? false
+    this.isPlain = where.isPlain ?? false
     this.#wire = wire
   }
 
   /** The request of a delivery, whose args, kwargs and request were revived if it is tagged. */
   static fromDelivery(delivery: Delivery, hostname: string): Request {
-    return new Request(delivery[2], delivery[1], delivery[3], delivery[4], delivery[6], { hostname })
+    const where = { hostname, isPlain: delivery[7] ?? false }
+    return new Request(delivery[2], delivery[1], delivery[3], delivery[4], delivery[6], where)
+  }
+
+  /** What the message says, read when it is first asked for: most bodies never do. */
+  get #wired(): DeliveredRequest {
+    const wire = this.#wire
+    if (typeof wire !== 'string') return wire
+    const read = JSON.parse(wire) as DeliveredRequest
+    this.#wire = read
+    return read
+  }
+
+  /** Results of the tasks that this one has sent: what `AsyncResult.children` tells later. */
+  get children(): ChildResult[] {
+    return (this.#children ??= [])
+  }
+
+  /** Whether it has sent any. */
+  get hasChildren(): boolean {
+    return this.#children !== undefined && this.#children.length > 0
   }
 
   /** The first task of the workflow: this one's own id when it was sent from outside of any. */
   get rootId(): string {
-    return this.#wire.root_id ?? this.id
+    return this.#wired.root_id ?? this.id
   }
 
   /** The task that sent this one. */
   get parentId(): string | null {
-    return this.#wire.parent_id ?? null
+    return this.#wired.parent_id ?? null
   }
 
   get correlationId(): string {
-    return this.#wire.correlation_id ?? this.id
+    return this.#wired.correlation_id ?? this.id
   }
 
   get replyTo(): string | null {
-    return this.#wire.reply_to ?? null
+    return this.#wired.reply_to ?? null
   }
 
   /** The name to show instead of the task's. */
   get shadow(): string | null {
-    return this.#wire.shadow ?? null
+    return this.#wired.shadow ?? null
   }
 
   get argsrepr(): string | null {
-    return this.#wire.argsrepr ?? null
+    return this.#wired.argsrepr ?? null
   }
 
   get kwargsrepr(): string | null {
-    return this.#wire.kwargsrepr ?? null
+    return this.#wired.kwargsrepr ?? null
   }
 
   /** How often it was retried. */
   get retries(): number {
-    return this.#wire.retries ?? 0
+    return this.#wired.retries ?? 0
   }
 
   /** ISO 8601. */
   get eta(): string | null {
-    return this.#wire.eta ?? null
+    return this.#wired.eta ?? null
   }
 
   /** ISO 8601. */
   get expires(): string | null {
-    return this.#wire.expires ?? null
+    return this.#wired.expires ?? null
   }
 
   /** Hard limit of this message in seconds; null leaves it to the task. */
   get timeLimit(): number | null {
-    return this.#wire.timelimit?.[0] ?? null
+    return this.#wired.timelimit?.[0] ?? null
   }
 
   /** Soft limit of this message in seconds; null leaves it to the task. */
   get softTimeLimit(): number | null {
-    return this.#wire.timelimit?.[1] ?? null
+    return this.#wired.timelimit?.[1] ?? null
   }
 
   /** Hard, then soft. */
@@ -167,36 +191,36 @@ export class Request {
   }
 
   get group(): string | null {
-    return this.#wire.group ?? null
+    return this.#wired.group ?? null
   }
 
   get groupIndex(): number | null {
-    return this.#wire.group_index ?? null
+    return this.#wired.group_index ?? null
   }
 
   get chord(): SignatureDict | null {
-    return this.#wire.chord ?? null
+    return this.#wired.chord ?? null
   }
 
   /** What follows this task, last first. */
   get chain(): SignatureDict[] | null {
-    return this.#wire.chain ?? null
+    return this.#wired.chain ?? null
   }
 
   get callbacks(): SignatureDict[] | null {
-    return this.#wire.callbacks ?? null
+    return this.#wired.callbacks ?? null
   }
 
   get errbacks(): SignatureDict[] | null {
-    return this.#wire.errbacks ?? null
+    return this.#wired.errbacks ?? null
   }
 
   get deliveryInfo(): DeliveryInfo {
-    const info = this.#wire.delivery_info
+    const info = this.#wired.delivery_info
     return {
       exchange: info?.exchange ?? null,
       routingKey: info?.routing_key ?? null,
-      priority: this.#wire.priority ?? null,
+      priority: this.#wired.priority ?? null,
       redelivered: info?.redelivered ?? false,
       ...(this.isEager ? { isEager: true } : {}),
     }
@@ -204,38 +228,38 @@ export class Request {
 
   /** The queue that the worker took it from; null where the broker does not tell. */
   get queue(): string | null {
-    return this.#wire.queue ?? null
+    return this.#wired.queue ?? null
   }
 
   get origin(): string | null {
-    return this.#wire.origin ?? null
+    return this.#wired.origin ?? null
   }
 
   /** The language of the sender: `py`, `js`. */
   get lang(): string | null {
-    return this.#wire.lang ?? null
+    return this.#wired.lang ?? null
   }
 
   /** Headers that are not the protocol's; null when there is none. */
   get headers(): Readonly<Record<string, unknown>> | null {
-    return this.#wire.headers ?? null
+    return this.#wired.headers ?? null
   }
 
   /** Whether this message wants no result; null leaves it to the task. */
   get ignoreResult(): boolean | null {
-    return this.#wire.ignore_result ?? null
+    return this.#wired.ignore_result ?? null
   }
 
   get replacedTaskNesting(): number {
-    return this.#wire.replaced_task_nesting ?? 0
+    return this.#wired.replaced_task_nesting ?? 0
   }
 
   get stampedHeaders(): string[] | null {
-    return this.#wire.stamped_headers ?? null
+    return this.#wired.stamped_headers ?? null
   }
 
   get stamps(): Readonly<Record<string, unknown>> | null {
-    return this.#wire.stamps ?? null
+    return this.#wired.stamps ?? null
   }
 
   /** Times are UTC, always. */
@@ -248,7 +272,7 @@ export class Request {
    * limits, headers, under the names of the wire.
    */
   asExecutionOptions(): Record<string, unknown> {
-    const wire = this.#wire
+    const wire = this.#wired
     const options: Record<string, unknown> = {
       task_id: this.id,
       root_id: this.rootId,

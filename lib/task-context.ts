@@ -17,17 +17,25 @@ export interface RetryMessage {
   prepared: PreparedMessage | null
 }
 
+/** Makes the signal of a task. */
+export interface SignalSource {
+  makeSignal(): AbortSignal
+}
+
 /** The task as it runs: `self` of a bound body, `this` of a handler, and what `currentTask()` gives. */
 export class TaskContext {
   readonly app: Celery
   readonly task: AnyTask
   readonly request: Request
   /** Messages that go out when this task is settled (`retry` with `throw: false`). */
-  readonly outbox: PreparedMessage[] = []
+  get outbox(): PreparedMessage[] {
+    return (this.#outbox ??= [])
+  }
   /** `maxRetries` that the body gave to `retry`; `autoretryFor` goes by it. Undefined: the task's. */
   overrideMaxRetries: number | null | undefined
 
-  #signal: AbortSignal | (() => AbortSignal) | undefined
+  #outbox: PreparedMessage[] | undefined
+  #signal: AbortSignal | SignalSource | undefined
 
   /** The task whose body called this one like a function; undefined when it runs for a message. */
   readonly outer: TaskContext | undefined
@@ -36,7 +44,7 @@ export class TaskContext {
     app: Celery,
     task: AnyTask,
     request: Request,
-    options: { signal?: () => AbortSignal; outer?: TaskContext | undefined } = {},
+    options: { signal?: SignalSource; outer?: TaskContext | undefined } = {},
   ) {
     this.app = app
     this.task = task
@@ -52,7 +60,12 @@ export class TaskContext {
   get signal(): AbortSignal {
     const made = this.#signal
     if (made instanceof AbortSignal) return made
-    return (this.#signal = made === undefined ? new AbortController().signal : made())
+    return (this.#signal = made === undefined ? new AbortController().signal : made.makeSignal())
+  }
+
+  /** Whether anything is in {@link outbox}. */
+  get sendsOn(): boolean {
+    return this.#outbox !== undefined && this.#outbox.length > 0
   }
 
   /** The task's registered name. */

@@ -141,6 +141,23 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
     return this.app.sendFromTask<Awaited<Return>>(this, args ?? [], options)
   }
 
+  /**
+   * {@link delay} for many calls, each with the arguments of one: `add.delayMany([[1, 2], [3, 4]])`. All are checked and encoded
+   * before the first is sent, and go together. Resolves, in their order, once the broker has all of them; rejects with
+   * {@link SendManyError}, which says which were not sent and has the results of the others.
+   */
+  delayMany(calls: Iterable<Readonly<Args>>): Promise<Array<AsyncResult<Awaited<Return>>>> {
+    return this.app.sendManyFromTask<Awaited<Return>>(this, calls)
+  }
+
+  /** {@link delayMany} with the options of {@link applyAsync}, the same for all; `taskId` is none of them. */
+  applyAsyncMany(
+    calls: Iterable<Readonly<Args> | []>,
+    options?: Omit<ApplyAsyncOptions, 'taskId'>,
+  ): Promise<Array<AsyncResult<Awaited<Return>>>> {
+    return this.app.sendManyFromTask<Awaited<Return>>(this, calls, options)
+  }
+
   /** Runs the task here as a worker would, retries and callbacks included. Never rejects: the result tells. */
   apply(
     args?: Readonly<Args> | [],
@@ -213,14 +230,25 @@ export class Task<Args extends unknown[] = unknown[], Return = unknown> {
     args: readonly unknown[],
     kwargs: Readonly<Record<string, unknown>>,
   ): Promise<Awaited<Return>> {
+    return this.start(context, args, kwargs)
+  }
+
+  /** {@link run} for whoever does without a promise where the body does: then it gives the result, or throws, at once. */
+  start(
+    context: TaskContext,
+    args: readonly unknown[],
+    kwargs: Readonly<Record<string, unknown>>,
+  ): Awaited<Return> | Promise<Awaited<Return>> {
     const body = this.body as (...args: unknown[]) => Return
     const bound = this.bindArguments(args, kwargs)
+    let returned: Return
     try {
-      return await runAsCurrentTask(context, () => (this.bound ? body(context, ...bound) : body(...bound)))
+      returned = runAsCurrentTask(context, () => (this.bound ? body(context, ...bound) : body(...bound)))
+      if (!isThenable(returned)) return returned as Awaited<Return>
     } catch (thrown) {
-      const error = reasonOf(context, thrown)
-      throw (this.options.autoretryFor ?? null) === null ? error : afterAutoretry(context, error)
+      throw endOf(context, thrown)
     }
+    return resultOf(context, returned)
   }
 
   /** Runs the body with no message at all: what calling the task does. */
@@ -244,6 +272,26 @@ function parametersOf(
   ...rest: [body: TaskBody, bound: boolean, task: string]
 ): Parameter[] | null {
   return params === undefined || params === null ? null : parseParameters(params, ...rest)
+}
+
+function isThenable(value: unknown): boolean {
+  const type = typeof value
+  if ((type !== 'object' && type !== 'function') || value === null) return false
+  return typeof (value as { then?: unknown }).then === 'function'
+}
+
+async function resultOf<Return>(context: TaskContext, returned: Return): Promise<Awaited<Return>> {
+  try {
+    return await returned
+  } catch (thrown) {
+    throw endOf(context, thrown)
+  }
+}
+
+/** What a task ends with whose body throws this. */
+function endOf(context: TaskContext, thrown: unknown): unknown {
+  const error = reasonOf(context, thrown)
+  return (context.task.options.autoretryFor ?? null) === null ? error : afterAutoretry(context, error)
 }
 
 /** Seconds until retry number `retries + 1` (`celery.utils.time.get_exponential_backoff_interval`). */

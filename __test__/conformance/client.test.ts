@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto'
-import { Celery, Decimal, PyFloat, TaskError } from 'celeriac'
+import { Celery, Decimal, PyFloat, SendManyError, TaskError, Worker } from 'celeriac'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 
 import type { StateUpdate } from '../../lib/results/store.ts'
+import { until } from '../support/wait.ts'
 
 let app: Celery
 /** A task id of each test's own: what is in memory is shared by all apps of a process. */
@@ -44,6 +45,41 @@ describe('messages', () => {
     expect(new Set(results.map(({ id }) => id)).size).toBe(2000)
     expect(await app.broker.purge(app.conf.taskDefaultQueue)).toBe(2000)
     expect(await app.broker.queueLength(app.conf.taskDefaultQueue)).toBe(0)
+  })
+
+  test('of delayMany are all there once it resolves, in their order', async () => {
+    const add = app.task({ name: 'add' }, (x: number, _text: string) => x)
+    const long = 'é\n"\u2028'.repeat(2000)
+    const results = await add.delayMany(Array.from({ length: 3000 }, (_, index) => [index, long]))
+    expect(new Set(results.map(({ id }) => id)).size).toBe(3000)
+    expect(await app.broker.queueLength(app.conf.taskDefaultQueue)).toBe(3000)
+    const ran: number[] = []
+    const texts = new Set<string>()
+    const body = (x: number, text: string): void => {
+      ran.push(x)
+      texts.add(text)
+    }
+    const other = new Celery('proj', { broker: 'memory://', taskDefaultQueue: app.conf.taskDefaultQueue })
+    other.task({ name: 'add' }, body)
+    const worker = new Worker(other, { concurrency: 1 })
+    await worker.start()
+    await until(60, 'the last of all', () => ran.length === 3000)
+    await other.close()
+    expect(ran).toEqual(Array.from({ length: 3000 }, (_, index) => index))
+    expect([...texts]).toEqual([long])
+  })
+
+  test('of delayMany that reach no queue are named', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    const sending = add.applyAsyncMany([[1], [2]], { exchange: `nowhere-${id}`, routingKey: 'x' })
+    const error = (await sending.catch((thrown: unknown) => thrown)) as SendManyError
+    expect(error).toBeInstanceOf(SendManyError)
+    expect(error.failures).toEqual(
+      [0, 1].map((index) => ({
+        index,
+        error: expect.objectContaining({ code: 'ERR_CELERIAC_UNROUTABLE' }) as Error,
+      })),
+    )
   })
 
   test('with every option there is are taken by the core', async () => {

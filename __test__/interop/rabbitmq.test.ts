@@ -4,8 +4,13 @@ import { startRabbitMqBroker } from '../support/brokers.ts'
 callsInBothDirections(
   'RabbitMQ',
   async () => {
-    const { url, backend, stop } = await startRabbitMqBroker()
-    return { broker: url, backend, stop }
+    const { url, backend, python = {}, server, stop } = await startRabbitMqBroker()
+    const restart = async (): Promise<void> => {
+      await server.kill()
+      await server.start()
+    }
+    return { broker: url, backend, python, restart, stop }
   },
-  { mostUrgent: 9, queueMaxPriority: 10 },
+  // The other way round than on Redis, as in Celery.
+  { mostUrgent: 9, maxPriority: 9, restarts: true },
 )

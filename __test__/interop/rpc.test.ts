@@ -5,7 +5,7 @@ callsInBothDirections(
   'RabbitMQ with rpc://',
   async () => {
     const { url, stop } = await startRabbitMq()
-    return { broker: url, backend: 'rpc://', stop }
+    return { broker: url, backend: 'rpc://', python: { broker_heartbeat: 2 }, stop }
   },
   { sharedResults: false },
 )

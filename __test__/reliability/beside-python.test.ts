@@ -1,8 +1,9 @@
 import { afterEach, describe, expect, test } from 'vitest'
-import { type RedisBroker, startRedisBroker } from '../support/brokers.ts'
+import { type RedisBroker, startRedisBroker, startVhostBroker } from '../support/brokers.ts'
 import { fleet, type Fleet } from '../support/fleet.ts'
 import { BUSY } from '../support/reliability/expectations.ts'
-import { figure } from '../support/reliability/figures.ts'
+import type { Running } from '../support/processes.ts'
+import { figure, spread } from '../support/reliability/figures.ts'
 import { Load } from '../support/reliability/load.ts'
 import { rawTask } from '../support/reliability/messages.ts'
 import { until } from '../support/wait.ts'
@@ -141,6 +142,68 @@ describe('beside Python', () => {
       expect(total - node).toBeGreaterThanOrEqual(slots)
     }
     await until(10, 'nothing held', async () => (await broker.held()) === 0)
+  })
+})
+
+describe('beside Python on RabbitMQ', () => {
+  test('two Node workers and a Python worker share a queue by what they can do', async () => {
+    const broker = await startVhostBroker()
+    const both = fleet(broker)
+    const slots = 10
+    const load = new Load(both, 30)
+    const startNode = () => both.nodeWorker({ queues: 'shared', args: ['-c', String(slots)] })
+
+    const alone = await startNode()
+    const nodeAlone = await load.run('the Node worker alone', 1000, 1)
+    await alone.end()
+    const python = await both.pythonWorker({ queues: 'shared', args: threads(slots) })
+    const pythonAlone = await load.run('the Python worker alone', 1000, 1)
+    const nodes = [await startNode(), await startNode()]
+
+    const capacity = 2 * nodeAlone.rate + pythonAlone.rate
+    for (const rate of [Math.ceil(0.8 * capacity), 2 * capacity]) {
+      const { by, total } = await load.run(`all three at ${rate} tasks/s`, rate, 4)
+      const share = (worker: Running): number => (by.get(worker.child.pid ?? 0) ?? 0) / total
+      figure(
+        `RabbitMQ: shares at ${rate} tasks/s (a Node worker ${nodeAlone.rate}/s alone, Python ${pythonAlone.rate}/s alone)`,
+        `Node ${nodes.map((node) => percent(share(node))).join(' and ')}, Python ${percent(share(python))}; ` +
+          `by capacity ${percent(nodeAlone.rate / capacity)} and ${percent(pythonAlone.rate / capacity)}`,
+      )
+      const parts = [
+        ...nodes.map((worker) => ({ worker, alone: nodeAlone })),
+        { worker: python, alone: pythonAlone },
+      ]
+      for (const { worker, alone } of parts) {
+        expect(Math.abs(share(worker) - alone.rate / capacity)).toBeLessThan(0.2)
+        expect(share(worker)).toBeGreaterThan(alone.rate / capacity / 2)
+      }
+    }
+    await until(10, 'nothing held', async () => (await broker.held()) === 0)
+    await both.stop()
+    await broker.stop()
+  })
+
+  test('what a killed Python worker held runs at once in a Node worker', async () => {
+    const broker = await startVhostBroker()
+    const both = fleet(broker)
+    const victim = await both.pythonWorker({ queues: 'held', args: threads(10) })
+    const sent = Array.from({ length: 40 }, () => both.app.sendTask('node.work', [600], { queue: 'held' }))
+    const ids = (await Promise.all(sent)).map(({ id }) => id)
+    await until(30, 'the claim of all', async () => (await broker.held()) === ids.length)
+    await both.ledger.until(30, 'ten that it runs', () => both.ledger.runs.length >= 10)
+    await both.nodeWorker({ queues: 'held', args: ['-c', '40'] })
+    const killed = Date.now()
+    await victim.end('SIGKILL')
+    const done = new Set(both.ledger.ended)
+    await both.ledger.until(30, 'the end of all', () => ids.every((id) => both.ledger.ended.has(id)))
+    const held = ids.filter((id) => !done.has(id))
+    expect(held.length).toBeGreaterThan(0)
+    const begins = held.map((id) => (both.ledger.runsOf(id).at(-1)?.began ?? 0) - killed)
+    figure(`RabbitMQ: ${held.length} messages of a killed Python worker began elsewhere`, spread(begins))
+    expect(Math.max(...begins)).toBeLessThan(1000 * (2 + BUSY))
+    await until(10, 'nothing held', async () => (await broker.held()) === 0)
+    await both.stop()
+    await broker.stop()
   })
 })
 

@@ -25,7 +25,7 @@ async function zombieWith(
 ): Promise<Scene> {
   const broker = await kind.start({ results })
   const nodes = fleet(broker, {
-    node: { workerLease: lease, brokerTransportOptions: kind.impatience(1) },
+    node: { ...kind.lease(lease), brokerTransportOptions: kind.impatience(1) },
     python: { broker_transport_options: kind.impatience(1) },
   })
   const ids = Array.from({ length: tasks }, () => randomUUID())

@@ -14,7 +14,7 @@ const QUEUE = 'work'
 const KILLS = 50
 
 const settings = (kind: BrokerKind, visibilityTimeout: number) => ({
-  node: { workerLease: LEASE, brokerTransportOptions: kind.impatience(visibilityTimeout) },
+  node: { ...kind.lease(LEASE), brokerTransportOptions: kind.impatience(visibilityTimeout) },
   python: { broker_transport_options: kind.impatience(visibilityTimeout) },
 })
 
@@ -68,7 +68,7 @@ for (const kind of brokers) {
 
       await expectAll(nodes, ids)
       expect(deaths.every(({ running }) => running > 0)).toBe(true)
-      expectRecovered(kind, nodes, deaths, LEASE + 2)
+      expectRecovered(kind, nodes, deaths, kind.recovers(LEASE) + 2)
       for (const other of others) expect(nodes.ledger.of(other.child.pid).begun).toBeGreaterThan(100)
       const again = nodes.ledger.runs.length - ids.length
       const running = deaths.reduce((sum, death) => sum + death.running, 0)
@@ -113,7 +113,7 @@ for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
       feeding.isOver = true
       const ids = await sent
       await expectAll(both, ids)
-      expectRecovered(kind, both, deaths, LEASE + visibilityTimeout + 2)
+      expectRecovered(kind, both, deaths, kind.recovers(LEASE + visibilityTimeout) + 2)
       await expectEmpty(broker, [QUEUE])
       await both.stop()
       await broker.stop()

@@ -20,8 +20,10 @@ const lists: Record<string, { queue: string; list: string }[]> = {
 const listsOf = ({ name }: BrokerKind): { queue: string; list: string }[] =>
   lists[name] ?? ['celery', 'second'].map((queue) => ({ queue, list: queue }))
 
-const kept = (queue: string, reason: string, raw: Buffer): string =>
-  `${queue} ${reason} ${raw.toString('base64').slice(0, 300)} ${raw.length}`
+function kept(broker: TestBroker, queue: string, reason: string, raw: Buffer): string {
+  const bytes = broker.asKept(raw)
+  return `${queue} ${reason} ${bytes.toString('base64').slice(0, 300)} ${bytes.length}`
+}
 
 for (const kind of brokers) {
   describe(`on ${kind.name}`, () => {
@@ -36,7 +38,7 @@ for (const kind of brokers) {
           const id = `${list} before ${what}`
           good.push(id)
           messages.push(goodMessage(id, queue), raw)
-          expected.push(kept(queue, reason, raw))
+          expected.push(kept(broker, queue, reason, raw))
         }
         await broker.push(list, ...messages, goodMessage(`${list} last`, queue))
         good.push(`${list} last`)
@@ -50,7 +52,7 @@ for (const kind of brokers) {
       await until(10, 'nothing held', async () => (await broker.held()) === 0)
 
       expect(workers.good.toSorted()).toEqual(good.toSorted())
-      const found = (await dead.read()).map(({ queue, reason, raw }) => kept(queue, reason, raw))
+      const found = (await dead.read()).map(({ queue, reason, raw }) => kept(broker, queue, reason, raw))
       expect(found.toSorted()).toEqual(expected.toSorted())
       const complaints = workers.complaints()
       expect(complaints.length, complaints.map(({ message }) => message.slice(0, 200)).join('\n')).toBe(
@@ -94,7 +96,7 @@ for (const kind of brokers) {
       expect(workers.ledger.after('length')).toEqual(Array.from({ length: 3 }, () => `"long" ${size}`))
       for (const { raw, reason } of await dead.read(1)) {
         expect(reason).toBe('malformed')
-        expect(raw.equals(bad)).toBe(true)
+        expect(broker.asKept(raw).equals(broker.asKept(bad))).toBe(true)
       }
       const complaints = workers.complaints().map(({ message }) => message)
       expect(complaints).toEqual(Array.from({ length: 3 }, () => expect.stringMatching(/^Refused a message/)))
@@ -179,7 +181,7 @@ for (const kind of brokers) {
         await Promise.all([worker.end('SIGKILL'), pushed])
         caught += await broker.held()
         ids.push(...good)
-        expected.push(...bad.map(({ reason, raw }) => kept('celery', reason, raw)))
+        expected.push(...bad.map(({ reason, raw }) => kept(broker, 'celery', reason, raw)))
       }
       figure(`${kind.name}: held by workers at the moment of 12 kills`, caught)
       expect(caught).toBeGreaterThan(0)
@@ -189,8 +191,13 @@ for (const kind of brokers) {
       await workers.ledger.until(60, 'the good tasks', () => new Set(workers.good).size >= ids.length)
       await until(10, 'nothing held', async () => (await broker.held()) === 0)
       expect([...new Set(workers.good)].toSorted()).toEqual(ids.toSorted())
-      const found = (await dead.read()).map(({ queue, reason, raw }) => kept(queue, reason, unmarked(raw)))
-      expect(found.toSorted()).toEqual(expected.toSorted())
+      const found = (await dead.read()).map(({ queue, reason, raw }) =>
+        kept(broker, queue, reason, unmarked(raw)),
+      )
+      // Between the two steps a kill leaves it in both places, and whoever comes next keeps it once more.
+      const surplus = kind.has.oneMove ? [] : without(found, expected)
+      expect(surplus.filter((one) => !expected.includes(one))).toEqual([])
+      expect(without(found, surplus).toSorted()).toEqual(expected.toSorted())
       await workers.stop()
       await broker.stop()
     })
@@ -247,8 +254,10 @@ describe('Redis, of a worker that is killed', () => {
     await until(30, 'every bad message', async () => (await dead.list()).length >= bad.length)
     expect(workers.good.toSorted()).toEqual(['first', ...ids].toSorted())
     expect(
-      (await dead.read()).map(({ queue, reason, raw }) => kept(queue, reason, unmarked(raw))).toSorted(),
-    ).toEqual(bad.map(({ reason, raw }) => kept('celery', reason, raw)).toSorted())
+      (await dead.read())
+        .map(({ queue, reason, raw }) => kept(broker, queue, reason, unmarked(raw)))
+        .toSorted(),
+    ).toEqual(bad.map(({ reason, raw }) => kept(broker, 'celery', reason, raw)).toSorted())
     // Those that the victim could not speak of have no line of their own: whoever starts says that there are some.
     const complaints = workers.complaints().map(({ message }) => message)
     const ofStarts = complaints.filter((message) => /^The dead list holds [1-9]\d* messages/.test(message))
@@ -270,6 +279,16 @@ describe('Redis, of a worker that is killed', () => {
   })
 })
 
+/** The lines that are left when those of `others` are taken away, each as often as it is there. */
+function without(lines: readonly string[], others: readonly string[]): string[] {
+  const left = [...others]
+  return lines.filter((one) => {
+    const place = left.indexOf(one)
+    if (place >= 0) left.splice(place, 1)
+    return place < 0
+  })
+}
+
 /** The bytes without what says that a message was handed out before. */
 function unmarked(raw: Buffer): Buffer {
   const text = raw
@@ -282,5 +301,5 @@ function unmarked(raw: Buffer): Buffer {
 
 /** For messages of which a busy machine may take longer than the usual 10 s to send one. */
 function patient(kind: BrokerKind, broker: TestBroker): TestBroker {
-  return kind.has.server ? { ...broker, url: `${broker.url}?socket_timeout=60` } : broker
+  return kind.name === 'Redis' ? { ...broker, url: `${broker.url}?socket_timeout=60` } : broker
 }

@@ -14,7 +14,8 @@ const QUEUE = 'tested'
 /** A good task follows each of these many mutated messages. */
 const CHUNK = 1000
 
-const counts: Readonly<Record<string, number>> = { Redis: 100_000 }
+// To look at one letter RabbitMQ hands out all those before it.
+const counts: Readonly<Record<string, number>> = { Redis: 100_000, RabbitMQ: 2000 }
 
 for (const kind of brokers) {
   const count = counts[kind.name] ?? 10_000
@@ -41,7 +42,7 @@ async function survive(kind: BrokerKind, count: number): Promise<string[]> {
   })
   for (let at = 0; at < count; at += CHUNK) {
     const messages = Array.from({ length: Math.min(CHUNK, count - at) }, () => mutator.next())
-    for (const message of messages) pushed.add(message)
+    for (const message of messages) pushed.add(broker.asKept(message))
     const id = `good-${at}`
     good.push(id)
     await broker.push(QUEUE, ...messages, bytesOf(protocol2({ task: 'hostile.good', id, queue: QUEUE })))
@@ -89,7 +90,7 @@ async function survive(kind: BrokerKind, count: number): Promise<string[]> {
 
   // What is kept has its bytes, and what is not kept is what ran.
   const notRun = (await dead.read()).filter(({ reason }) => reason !== 'rejected')
-  const strays = notRun.filter(({ raw }) => !pushed.take(raw))
+  const strays = notRun.filter(({ raw }) => !pushed.take(broker.asKept(raw)))
   expect(
     strays.map(({ raw }) => raw.toString('latin1')),
     'what nobody pushed',

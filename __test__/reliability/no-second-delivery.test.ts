@@ -10,7 +10,7 @@ const QUEUE = 'work'
 
 /** Leases of so many seconds, beside Python workers whose visibility timeout is over long before the task. */
 const settings = (kind: BrokerKind, lease: number) => ({
-  node: { workerLease: lease, brokerTransportOptions: kind.impatience(2) },
+  node: { ...kind.lease(lease), brokerTransportOptions: kind.impatience(2) },
   python: { broker_transport_options: kind.impatience(2) },
 })
 
@@ -99,8 +99,9 @@ for (const kind of brokers) {
     test('what a Python worker acknowledges late and runs for four of our lease times is left to it', async () => {
       const lease = 2
       const broker = await kind.start()
-      const both = fleet(broker, { node: { workerLease: lease } })
-      const worker = await both.pythonWorker({ queues: QUEUE })
+      const both = fleet(broker, { node: kind.lease(lease) })
+      // Of threads: one whose tasks run in its main thread sends no heartbeats meanwhile, and RabbitMQ takes it for dead.
+      const worker = await both.pythonWorker({ queues: QUEUE, args: ['-P', 'threads', '-c', '1'] })
       const tasks = [
         await both.app.sendTask('node.work', [4000 * lease], { queue: QUEUE }),
         await both.app.sendTask('node.work', [10], { queue: QUEUE }),

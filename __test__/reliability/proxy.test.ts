@@ -1,15 +1,29 @@
-/** A bad network between Redis and everybody who uses it: it passes, and nothing is lost, stuck or late for ever. */
+/** A bad network between a broker and everybody who uses it: it passes, and nothing is lost, stuck or late for ever. */
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Celery } from 'celeriac'
 import { describe, expect, test } from 'vitest'
-import { type RedisBroker, startRedisBroker } from '../support/brokers.ts'
+import {
+  type RabbitMqBroker,
+  type RedisBroker,
+  startRedisBroker,
+  startVhostBroker,
+} from '../support/brokers.ts'
 import { type Fleet, fleet } from '../support/fleet.ts'
 import { startProxy, type TcpProxy } from '../support/proxy.ts'
 import { Random } from '../support/random.ts'
 import { until, within } from '../support/wait.ts'
 
-const SETTINGS = { workerLease: 3 }
+/** A server that tells a worker from one that is gone within ten seconds. */
+const SETTINGS = { workerLease: 3, brokerHeartbeat: 5 }
+
+type Broker = RedisBroker | RabbitMqBroker
+const places: { name: string; start: () => Promise<Broker> }[] = [
+  { name: 'Redis', start: startRedisBroker },
+  // Its results are on a Redis that is always there.
+  { name: 'RabbitMQ', start: startVhostBroker },
+]
+
 const PUBLISH_TIMEOUT = 5
 
 /** How long everything may take to be as before, once the network is, in seconds. */
@@ -24,22 +38,25 @@ const CALLERS = 10
 /** How many tasks may wait before the callers wait too, so that a worker that comes back can catch up. */
 const MOST_WAITING = 2000
 
-/** A producer and a worker on Redis through one proxy, and a stream of calls. */
+/** A producer and a worker on a broker through one proxy, and a stream of calls. */
 class Stream {
   readonly nodes: Fleet
   readonly resolved: string[] = []
   readonly rejected: { code: string; seconds: number }[] = []
-  readonly broker: RedisBroker
+  readonly broker: Broker
   readonly proxy: TcpProxy
   #isOver = false
   #callers: Promise<void>[] = []
 
-  constructor(broker: RedisBroker, proxy: TcpProxy) {
+  constructor(broker: Broker, proxy: TcpProxy) {
     this.broker = broker
     this.proxy = proxy
     const at = (url: string): string => url.replace(`:${broker.server.port}`, `:${proxy.port}`)
     const through = { ...broker, url: at(broker.url), backend: at(broker.backend) }
-    this.nodes = fleet(through, { node: SETTINGS, settings: { publishTimeout: PUBLISH_TIMEOUT } })
+    this.nodes = fleet(through, {
+      node: SETTINGS,
+      settings: { ...SETTINGS, publishTimeout: PUBLISH_TIMEOUT },
+    })
   }
 
   get app(): Celery {
@@ -165,10 +182,10 @@ const weathers: Weather[] = [
   },
 ]
 
-describe.concurrent('Redis behind a network that has', () => {
+describe.concurrent.each(places)('$name behind a network that has', ({ name, start }) => {
   for (const { what, storm, passes = false, resumes = RESUMES, awaits = RESUMES } of weathers) {
     test(`${what}: all goes on afterwards, and nothing is lost`, { timeout: 180_000 }, async () => {
-      const broker = await startRedisBroker()
+      const broker = await start()
       const proxy = await startProxy(broker.server.port)
       const stream = new Stream(broker, proxy)
       const { app, nodes } = stream
@@ -180,9 +197,12 @@ describe.concurrent('Redis behind a network that has', () => {
       const slow = await app.sendTask('node.work', [1000], { queue: 'node' })
       const awaited = slow.get({ timeout: 120 })
       awaited.catch(() => {})
-      await until(10, 'somebody who listens for the result', async () =>
-        (await broker.server.command('pubsub', 'channels', '*')).includes(slow.id),
-      )
+      const { server } = broker
+      if ('command' in server) {
+        await until(10, 'somebody who listens for the result', async () =>
+          (await server.command('pubsub', 'channels', '*')).includes(slow.id),
+        )
+      }
       await storm(stream)
       await stream.flows(resumes)
       expect(await within(awaits, 'the result that is awaited', awaited)).toBeNull()
@@ -218,7 +238,7 @@ describe.concurrent('Redis behind a network that has', () => {
         () => JSON.stringify(left),
       )
       console.log(
-        `${what}: ${stream.resolved.length} calls taken, ${stream.rejected.length} failed, ` +
+        `${name}, ${what}: ${stream.resolved.length} calls taken, ${stream.rejected.length} failed, ` +
           `${nodes.ledger.runs.length - nodes.ledger.ended.size} runs too many`,
       )
       await nodes.stop()

@@ -1,11 +1,18 @@
 import { once } from 'node:events'
 import { createConnection } from 'node:net'
 import { describe, expect, test } from 'vitest'
-import { type RedisBroker, startRedisBroker } from '../support/brokers.ts'
+import { afterTest } from '../support/after-test.ts'
+import {
+  type RabbitMqBroker,
+  type RedisBroker,
+  startRedisBroker,
+  startVhostBroker,
+} from '../support/brokers.ts'
 import { fleet, type Fleet } from '../support/fleet.ts'
 import { idsThatEnded } from '../support/killing.ts'
 import { expectEmpty } from '../support/reliability/expectations.ts'
 import { figure, median, spread } from '../support/reliability/figures.ts'
+import { until } from '../support/wait.ts'
 
 /** How long a worker may take to begin a task after the server is back; what it takes is printed. */
 const RESUMES_WITHIN = 15
@@ -41,16 +48,38 @@ class Producers {
   }
 }
 
+interface Place<Broker> {
+  start: () => Promise<Broker>
+  /** What a client says to the server, and what one that is there answers. */
+  greeting: string
+  answers: RegExp
+}
+
+const redis: Place<RedisBroker> = {
+  start: () => startRedisBroker({ persistent: true }),
+  greeting: 'PING\r\n',
+  answers: /^\+PONG/,
+}
+
+const rabbitMq: Place<RabbitMqBroker> = {
+  start: startVhostBroker,
+  greeting: 'AMQP\x00\x00\x09\x01',
+  answers: /^\x01/,
+}
+
 /** Producers and a worker under load, and what happens to the server meanwhile; none of the tasks is lost. */
-async function expectSurvival(
+async function expectSurvival<Broker extends RedisBroker | RabbitMqBroker>(
+  { start, greeting, answers }: Place<Broker>,
   times: number,
-  happens: (broker: RedisBroker) => Promise<void>,
+  happens: (broker: Broker) => Promise<void>,
   what: string,
 ): Promise<void> {
-  const broker = await startRedisBroker({ persistent: true })
+  const broker = await start()
   const nodes = fleet(broker, { settings: { publishTimeout: 60 } })
   const worker = await nodes.nodeWorker({ queues: 'work', settings: { workerLease: 2 } })
   const producers = new Producers(nodes)
+  // Before the client is closed, which would let each call fail at once, and the next one.
+  afterTest(() => producers.stop())
   const pauses: number[] = []
   for (let time = 0; time < times; time++) {
     const before = [producers.ids.length, nodes.ledger.ended.size] as const
@@ -58,7 +87,7 @@ async function expectSurvival(
       return producers.ids.length > before[0] + 200 && nodes.ledger.ended.size > before[1] + 200
     })
     await happens(broker)
-    const answered = await answer(broker.server.port)
+    const answered = await answer(broker.server.port, greeting, answers)
     const sent = producers.ids.length
     // Not one that the worker held already: the first that was sent since.
     const first = (): number | undefined => {
@@ -81,7 +110,7 @@ async function expectSurvival(
   const results = await Promise.all(ids.map((id) => nodes.app.AsyncResult(id).get({ timeout: 30 })))
   expect(results.filter((result) => result !== null)).toEqual([])
   figure(
-    `from the server's first answer after ${what} to the first task sent after it`,
+    `${broker.name}: from the server's first answer after ${what} to the first task sent after it`,
     `${spread(pauses)}: ${pauses.join(', ')} ms; ${ids.length} tasks, ${nodes.ledger.runs.length - ids.length} runs more`,
   )
   expect(median(pauses)).toBeLessThanOrEqual(1000 * RESUMES_USUALLY_WITHIN)
@@ -91,15 +120,15 @@ async function expectSurvival(
   await broker.stop()
 }
 
-/** When the server answers a PING, in milliseconds since 1970. */
-async function answer(port: number): Promise<number> {
+/** When the server answers so to a greeting, in milliseconds since 1970. */
+async function answer(port: number, greeting: string, answers: RegExp): Promise<number> {
   for (;;) {
     const socket = createConnection(port, '127.0.0.1')
     try {
       await once(socket, 'connect')
-      socket.write('PING\r\n')
+      socket.write(greeting)
       const [data] = (await once(socket, 'data')) as [Buffer]
-      if (data.toString().startsWith('+PONG')) return Date.now()
+      if (answers.test(data.toString('latin1'))) return Date.now()
     } catch {
       // It is not there yet.
     } finally {
@@ -112,6 +141,7 @@ async function answer(port: number): Promise<number> {
 describe('Redis under load loses no task that delay() has confirmed, and work goes on by itself', () => {
   test('when it is killed and started again 5 times', async () => {
     await expectSurvival(
+      redis,
       5,
       async (broker) => {
         await broker.server.kill()
@@ -123,6 +153,7 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
 
   test('when it is stopped and started again', async () => {
     await expectSurvival(
+      redis,
       2,
       async (broker) => {
         await broker.server.stop()
@@ -134,6 +165,7 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
 
   test('when it forgets its scripts', async () => {
     await expectSurvival(
+      redis,
       3,
       async ({ server }) => void (await server.command('script', 'flush')),
       'SCRIPT FLUSH',
@@ -142,6 +174,7 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
 
   test('when it closes every connection', async () => {
     await expectSurvival(
+      redis,
       3,
       async ({ server }) => void (await server.command('client', 'kill', 'type', 'normal')),
       'CLIENT KILL',
@@ -150,6 +183,7 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
 
   test('when it hangs for 3 s', async () => {
     await expectSurvival(
+      redis,
       2,
       async ({ server }) => {
         const pid = Number(/process_id:(\d+)/.exec(await server.command('info', 'server'))?.[1])
@@ -163,12 +197,84 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
 
   test('when it has no memory left for a while', async () => {
     await expectSurvival(
+      redis,
       2,
       async ({ server }) => {
         await server.command('config', 'set', 'maxmemory', '1')
         // Long enough for publishes and settlements to be refused.
         await new Promise((resolve) => setTimeout(resolve, 1500))
         await server.command('config', 'set', 'maxmemory', '0')
+      },
+      'a lack of memory',
+    )
+  })
+})
+
+describe('RabbitMQ under load loses no task that delay() has confirmed, and work goes on by itself', () => {
+  test('when it is killed and started again 5 times', async () => {
+    await expectSurvival(
+      rabbitMq,
+      5,
+      async ({ server }) => {
+        await server.kill()
+        await server.start()
+      },
+      'a kill',
+    )
+  })
+
+  test('when it is stopped and started again', async () => {
+    await expectSurvival(
+      rabbitMq,
+      2,
+      async ({ server }) => {
+        await server.ctl('stop_app')
+        await server.ctl('start_app')
+      },
+      'a stop',
+    )
+  })
+
+  test('when it closes every connection', async () => {
+    await expectSurvival(
+      rabbitMq,
+      3,
+      async ({ server, connections }) => {
+        const before = await connections()
+        expect(before.size).toBeGreaterThan(1)
+        await server.ctl('close_all_connections', '--global', 'for a test')
+        const ports = async (): Promise<number[]> => [...(await connections()).keys()]
+        await until(10, 'an end of each', async () => !(await ports()).some((port) => before.has(port)))
+      },
+      'close_all_connections',
+    )
+  })
+
+  test('when it hangs for 3 s', async () => {
+    await expectSurvival(
+      rabbitMq,
+      2,
+      async ({ server }) => {
+        process.kill(server.processId, 'SIGSTOP')
+        await new Promise((resolve) => setTimeout(resolve, 3000))
+        process.kill(server.processId, 'SIGCONT')
+      },
+      'a hang',
+    )
+  })
+
+  test('when it has no memory left for a while', async () => {
+    await expectSurvival(
+      rabbitMq,
+      2,
+      async ({ server }) => {
+        await server.ctl('set_vm_memory_high_watermark', '0.000001')
+        await until(30, 'an alarm', async () =>
+          (await server.ctl('eval', 'rabbit_alarm:get_alarms().')).includes('memory'),
+        )
+        // Long enough for publishes to be blocked.
+        await new Promise((resolve) => setTimeout(resolve, 1500))
+        await server.ctl('set_vm_memory_high_watermark', 'absolute', '4GB')
       },
       'a lack of memory',
     )

@@ -5,11 +5,16 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
-import { Celery } from 'celeriac'
-import { afterTest } from './after-test.ts'
+import { Celery, type CeleryOptions } from 'celeriac'
+import { afterAll } from 'vitest'
+import { afterTest, atMostOnce } from './after-test.ts'
+import { messagesIn, publishTo } from './amqp.ts'
+import { asAmqp, letterIn } from './amqp-messages.ts'
 import { python } from './processes.ts'
-import { startRabbitMq } from './rabbitmq.ts'
+import { type RabbitMq, type Traffic, startLastingRabbitMq, startRabbitMq } from './rabbitmq.ts'
+import type { WholeGivenUp } from './reliability/dead-list.ts'
 import { type RedisServer, startRedis, temporaryFolder } from './servers.ts'
+import { until } from './wait.ts'
 
 /** A broker of one test alone, with nobody on it yet. */
 export interface TestBroker {
@@ -18,14 +23,23 @@ export interface TestBroker {
   readonly url: string
   /** For `backend`: a result backend that comes and goes with the broker. */
   readonly backend: string
+  /** Settings that workers and clients of Python's need there, in Python's names. */
+  readonly python?: Record<string, unknown>
   /** Puts raw bytes where a producer's message would lie, the first first; whatever they are. */
   push(queue: string, ...raw: (string | Buffer)[]): Promise<void>
+  /**
+   * The bytes that the dead list shows of a message that was pushed. Given its own bytes it tells those apart that differ: where a
+   * broker has a form of its own for messages, two of the same message may not be the same bytes.
+   */
+  asKept(raw: Buffer): Buffer
   /** How many messages wait in a queue, at any priority. */
   waiting(queue: string): Promise<number>
   /** How many messages are claimed and not settled: ours, and Python's where the broker knows of them. */
   held(): Promise<number>
   /** The ids of the tasks whose messages a worker of ours of this node name has claimed and not settled. */
   heldBy?(node: string): Promise<string[]>
+  /** What the dead list has, read from the server at once, where one letter after the other would take long. */
+  dead?(): Promise<WholeGivenUp[]>
   /** SIGKILL for the server, where there is one. */
   kill?(): Promise<void>
   /** Starts the server again, with what it had persisted. */
@@ -51,6 +65,8 @@ export interface BrokerKind {
     readonly pythonRecovers: boolean
     /** There is a server that can be killed and started again. */
     readonly server: boolean
+    /** What is put into the dead list leaves its queue in the same step. */
+    readonly oneMove: boolean
     /** A result, what follows from it and the acknowledgement can be one step. */
     readonly oneStep: boolean
   }
@@ -59,6 +75,10 @@ export interface BrokerKind {
    * and looks for it each second.
    */
   impatience(seconds: number): Record<string, number>
+  /** Settings of our workers with which what one held that stands still goes to others, at the latest after that many seconds. */
+  lease(seconds: number): CeleryOptions
+  /** After how many seconds what a killed worker of ours held with such settings is others'. */
+  recovers(seconds: number): number
   start(options?: BrokerOptions): Promise<TestBroker>
 }
 
@@ -86,6 +106,7 @@ export async function startRedisBroker(options: BrokerOptions = {}): Promise<Red
       const said = await fed(['redis-cli', ['-p', String(server.port), '--pipe']], Buffer.concat(commands))
       if (!said.includes('errors: 0')) throw new Error(`redis-server refused messages: ${said}`)
     },
+    asKept: (raw) => raw,
     async waiting(queue) {
       const lists = ['', '3', '6', '9'].map((step) => (step === '' ? queue : `${queue}\x06\x16${step}`))
       const lengths = await Promise.all(lists.map((list) => server.command('llen', list)))
@@ -118,6 +139,7 @@ export async function startSqliteBroker(): Promise<TestBroker> {
     async push(queue, ...raw) {
       await fed([python(), ['-I', '-S', '-c', PUSH, file, queue]], framed(raw))
     },
+    asKept: (raw) => raw,
     waiting: (queue) =>
       ask(
         'SELECT count(*) FROM kombu_message WHERE visible = 1 AND queue_id = (SELECT id FROM kombu_queue WHERE name = ?)',
@@ -137,28 +159,77 @@ export async function startSqliteBroker(): Promise<TestBroker> {
   }
 }
 
-/** Starts a RabbitMQ as a broker, and a redis-server for the results. */
-export async function startRabbitMqBroker(): Promise<TestBroker> {
-  const [server, results] = await Promise.all([startRabbitMq(), startRedis()])
-  const stop = async (): Promise<void> => {
-    await Promise.all([server.stop(), results.stop()])
-  }
+/** A broker that is a RabbitMQ. */
+export interface RabbitMqBroker extends TestBroker {
+  readonly server: RabbitMq
+  /** Who is connected to it, by the client's port. */
+  connections(): Promise<Map<number, Traffic>>
+}
+
+/** Starts a RabbitMQ of its own as a broker, and a redis-server for the results. */
+export async function startRabbitMqBroker(): Promise<RabbitMqBroker> {
+  const server = await startRabbitMq()
+  return rabbitMqBroker(server, server.url, '/', () => server.stop())
+}
+
+/** The queue that is RabbitMQ's dead list. */
+const DEAD = 'celeriac.dead'
+
+let shared: Promise<RabbitMq> | undefined
+let lastVhost = 0
+
+afterAll(async () => {
+  await (await shared)?.stop()
+})
+
+/** A virtual host of its own as a broker, on a RabbitMQ that the tests of a file share, and a redis-server for the results. */
+export async function startVhostBroker(): Promise<RabbitMqBroker> {
+  shared ??= startLastingRabbitMq()
+  const server = await shared
+  const vhost = `test-${(lastVhost += 1)}`
+  return rabbitMqBroker(server, await server.addVhost(vhost), vhost, () => server.deleteVhost(vhost))
+}
+
+async function rabbitMqBroker(
+  server: RabbitMq,
+  url: string,
+  vhost: string,
+  end: () => Promise<void>,
+): Promise<RabbitMqBroker> {
+  const results = await startRedis()
+  const stop = atMostOnce(async () => void (await Promise.all([end(), results.stop()])))
   afterTest(stop)
-  const waiting = async (queue: string): Promise<number> => (await server.queues()).get(queue)?.ready ?? 0
   return {
     name: 'RabbitMQ',
-    url: server.url,
+    url,
     backend: `${results.url}/1`,
-    async push(queue, ...raw) {
-      await fed([python(), ['-c', PUBLISH, server.url, queue]], framed(raw))
+    server,
+    // Without a heartbeat py-amqp leaves what it has read ahead lying until the server sends something else.
+    python: { broker_heartbeat: 2 },
+    push: (queue, ...raw) =>
+      publishTo(
+        url,
+        queue,
+        raw.map((message) => asAmqp(Buffer.from(message as string)).message),
+      ),
+    asKept: (raw) => asAmqp(raw).kept,
+    async dead() {
+      const found = await messagesIn(url, DEAD)
+      await until(30, 'every letter in its place', async () => {
+        return ((await server.queues(vhost)).get(DEAD)?.ready ?? 0) >= found.length
+      })
+      return found.map(letterIn)
     },
-    waiting,
+    async waiting(queue) {
+      return (await server.queues(vhost)).get(queue)?.ready ?? 0
+    },
     async held() {
-      const counts = [...(await server.queues()).values()]
+      const counts = [...(await server.queues(vhost)).values()]
       return counts.reduce((sum, { unacknowledged }) => sum + unacknowledged, 0)
     },
     kill: () => server.kill(),
     start: () => server.start(),
+    connections: () => server.connections(vhost),
     stop,
   }
 }
@@ -167,20 +238,33 @@ export async function startRabbitMqBroker(): Promise<TestBroker> {
 export const brokers: readonly BrokerKind[] = [
   {
     name: 'Redis',
-    has: { python: true, pythonRecovers: true, server: true, oneStep: true },
+    has: { python: true, pythonRecovers: true, server: true, oneMove: true, oneStep: true },
     impatience: (seconds) => ({
       visibility_timeout: seconds,
       unacked_restore_interval: 1,
       // kombu looks only every tenth time, unless it is told otherwise.
       unacked_restore_throttle: 1,
     }),
+    lease: (seconds) => ({ workerLease: seconds }),
+    recovers: (seconds) => seconds,
     start: startRedisBroker,
   },
   {
     name: 'SQLite',
-    has: { python: true, pythonRecovers: false, server: false, oneStep: false },
+    has: { python: true, pythonRecovers: false, server: false, oneMove: true, oneStep: false },
     impatience: () => ({}),
+    lease: (seconds) => ({ workerLease: seconds }),
+    recovers: (seconds) => seconds,
     start: startSqliteBroker,
+  },
+  {
+    name: 'RabbitMQ',
+    has: { python: true, pythonRecovers: true, server: true, oneMove: false, oneStep: false },
+    impatience: () => ({}),
+    // The server closes what was silent for one to two heartbeats.
+    lease: (seconds) => ({ workerLease: seconds, brokerHeartbeat: Math.max(1, Math.floor(seconds / 2)) }),
+    recovers: () => 0,
+    start: startVhostBroker,
   },
 ]
 
@@ -244,32 +328,3 @@ with sqlite3.connect(sys.argv[1], timeout=60) as db:
     while size := read(4):
         db.execute('INSERT INTO kombu_message (visible, payload, version, queue_id) VALUES (1, CAST(? AS TEXT), 1, ?)',
                    (read(int.from_bytes(size, 'big')), queue))`
-
-/**
- * What a producer of another kind would put into a queue of RabbitMQ: an envelope of kombu's virtual transports is unwrapped, as AMQP
- * has its own; anything else is a body that says it is JSON.
- */
-const PUBLISH = `
-import base64, json, sys
-from kombu import Connection, Queue
-read = sys.stdin.buffer.read
-with Connection(sys.argv[1]) as connection:
-    channel = connection.channel()
-    name = sys.argv[2]
-    Queue(name, exchange=name, routing_key=name, channel=channel).declare()
-    while size := read(4):
-        raw = read(int.from_bytes(size, 'big'))
-        body, headers, properties = raw, {}, {'content_type': 'application/json', 'content_encoding': 'utf-8'}
-        try:
-            envelope = json.loads(raw)
-            given = envelope['properties']
-            body = envelope['body'].encode()
-            if given.get('body_encoding') == 'base64':
-                body = base64.b64decode(body, validate=True)
-            headers = envelope['headers']
-            properties = {k: v for k, v in given.items() if k not in ('delivery_info', 'delivery_tag', 'body_encoding')}
-            properties.update(content_type=envelope['content-type'], content_encoding=envelope['content-encoding'])
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-            body, headers, properties = raw, {}, {'content_type': 'application/json', 'content_encoding': 'utf-8'}
-        message = channel.prepare_message(body, headers=headers, properties={k: v for k, v in properties.items() if v is not None})
-        channel.basic_publish(message, exchange='', routing_key=name)`

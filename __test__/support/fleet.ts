@@ -50,21 +50,26 @@ export interface FleetOptions {
   python?: Record<string, unknown>
 }
 
-type Address = Pick<TestBroker, 'url' | 'backend'>
-
 /** A broker and a result backend with nobody on them yet. */
-export function fleet(broker: Address, options?: FleetOptions): Fleet
+export function fleet(broker: TestBroker, options?: FleetOptions): Fleet
 export function fleet(broker: string, backend: string, settings?: CeleryOptions): Fleet
 export function fleet(
-  broker: Address | string,
+  broker: TestBroker | string,
   second?: FleetOptions | string,
   settings?: CeleryOptions,
 ): Fleet {
-  if (typeof broker !== 'string') return makeFleet(broker.url, broker.backend, second as FleetOptions)
-  return makeFleet(broker, second as string, settings === undefined ? {} : { settings })
+  if (typeof broker !== 'string') {
+    const options = second as FleetOptions | undefined
+    return fleetAt(broker.url, broker.backend, {
+      ...options,
+      python: { ...broker.python, ...options?.python },
+    })
+  }
+  return fleetAt(broker, second as string, settings === undefined ? {} : { settings })
 }
 
-function makeFleet(broker: string, backend: string, options: FleetOptions = {}): Fleet {
+/** {@link fleet} on servers of whatever kind. */
+export function fleetAt(broker: string, backend: string, options: FleetOptions = {}): Fleet {
   const ledger = new Ledger()
   const app = new Celery('client', { broker, backend, ...options.settings })
   const env = { LEDGER: ledger.path }

@@ -2,7 +2,7 @@
 
 import { TaskError, TaskRevokedError } from 'celeriac'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { fleet, type Fleet, nodeTasks } from './fleet.ts'
+import { fleetAt, type Fleet, nodeTasks } from './fleet.ts'
 import { celeriac } from './processes.ts'
 
 /** Where the two meet. */
@@ -11,6 +11,10 @@ export interface MeetingPlace {
   readonly broker: string
   /** For `backend`, on both sides. */
   readonly backend: string
+  /** Kills the broker's server and starts it again. */
+  restart?(): Promise<void>
+  /** Settings of Python's side, in its names. */
+  readonly python?: Record<string, unknown>
   /** Ends the servers. */
   stop(): Promise<void>
 }
@@ -21,8 +25,10 @@ export interface MeetingOptions {
   remoteControl?: boolean
   /** Which of the messages with the priorities 0, 3, 6 and 9 is the first, where kombu knows priorities. */
   mostUrgent?: 0 | 9
-  /** `x-max-priority` of all queues on both sides, where a broker knows priorities only in queues that have it. */
-  queueMaxPriority?: number
+  /** The most urgent priority that queues are to be declared with, where that must be said. */
+  maxPriority?: number
+  /** Its server can be killed and started again. Default false. */
+  restarts?: boolean
   /** Whoever knows a task's id can ask for its result, not its sender alone. Default true. */
   sharedResults?: boolean
 }
@@ -31,8 +37,15 @@ export interface MeetingOptions {
 export function callsInBothDirections(
   name: string,
   start: () => Promise<MeetingPlace>,
-  { remoteControl = true, mostUrgent, queueMaxPriority, sharedResults = true }: MeetingOptions = {},
+  {
+    remoteControl = true,
+    mostUrgent,
+    maxPriority,
+    restarts = false,
+    sharedResults = true,
+  }: MeetingOptions = {},
 ): void {
+  const ours = maxPriority === undefined ? {} : { taskQueueMaxPriority: maxPriority }
   const testOfControl = remoteControl ? test : leftOut
   const testOfSharedResults = sharedResults ? test : leftOut
   const testOfPriorities = mostUrgent === undefined ? leftOut : test
@@ -42,9 +55,12 @@ export function callsInBothDirections(
 
   beforeAll(async () => {
     place = await start()
-    const node = queueMaxPriority === undefined ? {} : { taskQueueMaxPriority: queueMaxPriority }
-    const python = queueMaxPriority === undefined ? {} : { task_queue_max_priority: queueMaxPriority }
-    both = fleet({ url: place.broker, backend: place.backend }, { settings: node, node, python })
+    const theirs = maxPriority === undefined ? {} : { task_queue_max_priority: maxPriority }
+    both = fleetAt(place.broker, place.backend, {
+      settings: ours,
+      node: ours,
+      python: { ...theirs, ...place.python },
+    })
     await both.app.broker.connect()
     await Promise.all([both.nodeWorker(), both.pythonWorker()])
   })
@@ -188,6 +204,17 @@ print(good.id, bad.id)`)
       expect(results).toEqual([5, 6, [[1, [2, null, true], 'ü'], { deep: { x: 1.5 } }]])
     })
 
+    test('with dates, bytes and big integers, which come back as they were', async () => {
+      const values = [new Date('2026-01-02T03:04:05.678Z'), Buffer.from([0, 255]), 2n ** 70n, -0.5, null]
+      const result = await both.app.sendTask('py.echo', values, { queue: 'python' })
+      const [back] = (await result.get({ timeout: 60 })) as [unknown[]]
+      expect(back).toHaveLength(values.length)
+      const [date, bytes, ...others] = back
+      expect(new Date(String(date)).getTime()).toBe(Date.parse('2026-01-02T03:04:05.678Z'))
+      expect(Buffer.from(bytes as Uint8Array)).toEqual(Buffer.from([0, 255]))
+      expect(others).toEqual(values.slice(2))
+    })
+
     test('and gets the failure with type, module, message, arguments and traceback', async () => {
       const result = await both.app.sendTask('py.fail', ['bread'], { queue: 'python' })
       const error = await result.get({ timeout: 60 }).then(
@@ -258,6 +285,7 @@ print(good.id, bad.id)`)
         CELERY_BROKER_URL: place.broker,
         CELERY_RESULT_BACKEND: place.backend,
         LEDGER: both.ledger.path,
+        SETTINGS: JSON.stringify(ours),
       }
       const args = ['call', 'py.add', '--args', '[20, 22]', '--queue', 'python']
       const call = await celeriac(['-A', nodeTasks, ...args], { env }).finished
@@ -275,6 +303,15 @@ print(good.id, bad.id)`)
       expect(request).toEqual({ x: 1, id: child, root_id: self, parent_id: self })
       expect((await result.children())?.map(({ id }) => id)).toEqual([child])
     })
+  })
+  const testOfRestart = restarts ? test : leftOut
+  testOfRestart(`both go on over ${name} when its server was killed and started again`, async () => {
+    await place.restart?.()
+    const fromNode = await both.app.sendTask('py.add', [20, 22], { queue: 'python' })
+    expect(await fromNode.get({ timeout: 60 })).toBe(42)
+    const printed = await both.python.run(`
+print(app.send_task('node.add', (20, 22), queue='node').get(timeout=60))`)
+    expect(printed).toBe('42')
   })
 }
 

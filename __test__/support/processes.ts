@@ -172,12 +172,15 @@ export function pythonApp(
   ]
   writeFileSync(join(folder, 'tasks.py'), head.join('\n') + source)
   const options = { cwd: folder, env }
+  let workers = 0
   return {
     folder,
     async worker(args = []) {
       const common = ['-m', 'celery', '-A', 'tasks', 'worker', '-l', 'INFO', '-P', 'solo']
       const quiet = ['--without-gossip', '--without-mingle', '--without-heartbeat']
-      const worker = startPython([...common, ...quiet, ...args], options)
+      // RabbitMQ lets only one have a name.
+      const name = ['-n', `python${(workers += 1)}@%h`]
+      const worker = startPython([...common, ...quiet, ...name, ...args], options)
       await worker.says(/ ready\./)
       return worker
     },

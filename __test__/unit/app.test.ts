@@ -6,6 +6,7 @@ import { Celery } from '../../lib/app.ts'
 import { currentTask } from '../../lib/current-task.ts'
 import { Request } from '../../lib/request.ts'
 import { AsyncResult } from '../../lib/result.ts'
+import { SendManyError } from '../../lib/send-many.ts'
 import { DateTime } from '../../lib/serialization/types.ts'
 import { sharedTask } from '../../lib/shared-task.ts'
 import { TaskContext } from '../../lib/task-context.ts'
@@ -262,6 +263,104 @@ describe('delay', () => {
     const loose = app.task({ name: 'loose', params: ['x'], typing: false }, (x: number) => x)
     await loose.applyAsync([1, 2] as never)
     expect(FakeBroker.last.sent.at(-1)).toMatchObject({ args: '[1,2]' })
+  })
+})
+
+describe('delayMany', () => {
+  test('sends all calls in one crossing and gives their results in order', async () => {
+    const add = app.task({ name: 'add' }, (x: number, y: number) => x + y)
+    const results = await add.delayMany(
+      (function* () {
+        yield [1, 2] as const
+        yield [3, 4] as const
+      })(),
+    )
+    const { sent, crossings, routes } = FakeBroker.last
+    expect(crossings).toEqual([2])
+    expect(routes).toHaveLength(1)
+    expect(sent.map(({ taskId, args }) => [taskId, args])).toEqual([
+      [results[0]?.id, '[1,2]'],
+      [results[1]?.id, '[3,4]'],
+    ])
+    expect(await add.delayMany([])).toEqual([])
+  })
+
+  test('takes the options of applyAsync for all calls, but no taskId', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    const results = await add.applyAsyncMany([[1], [2]], {
+      kwargs: { y: 1 },
+      shadow: 's',
+      ignoreResult: true,
+    })
+    expect(FakeBroker.last.sent.map(({ args, kwargs, options }) => [args, kwargs, options])).toEqual([
+      ['[1]', '{"y":1}', { shadow: 's', ignore_result: true }],
+      ['[2]', '{"y":1}', { shadow: 's', ignore_result: true }],
+    ])
+    expect(results.map(({ ignored }) => ignored)).toEqual([true, true])
+    const options = { taskId: 'one' } as object
+    await expect(add.applyAsyncMany([[1]], options)).rejects.toThrow(invalid('taskId'))
+  })
+
+  test('sends nothing when one call is wrong, and says which', async () => {
+    const add = app.task({ name: 'add', params: ['x'] }, (x: unknown) => x)
+    const calls = [[1], [() => 1], [2, 3], [4]] as Array<[unknown]>
+    const error = (await add.delayMany(calls).catch((thrown: unknown) => thrown)) as SendManyError
+    expect(error).toBeInstanceOf(SendManyError)
+    expect(error.code).toBe('ERR_CELERIAC_NOT_ALL_SENT')
+    expect(error.message).toBe(
+      'none of 4 calls were sent; number 1 (from 0): cannot send args[0]: it is a function, and JSON has no form for it',
+    )
+    expect(error.failures.map(({ index }) => index)).toEqual([1, 2])
+    expect(error.failures[0]?.error).toMatchObject({ code: 'ERR_CELERIAC_ENCODE' })
+    expect(error.failures[1]?.error).toBeInstanceOf(TypeError)
+    expect(error.results).toEqual([null, null, null, null])
+    expect(FakeBroker.last.sent).toEqual([])
+  })
+
+  test('says which calls the broker did not take, and has the results of the others', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.delay(0)
+    const broker = FakeBroker.last
+    broker.refuses = (args) => args === '[2]'
+    const error = (await add.delayMany([[1], [2], [3]]).catch((thrown: unknown) => thrown)) as SendManyError
+    expect(error).toBeInstanceOf(SendManyError)
+    expect(error.message).toBe('2 of 3 calls were sent; number 1 (from 0): refused')
+    expect(error.failures).toEqual([
+      { index: 1, error: expect.objectContaining({ code: 'ERR_CELERIAC_REFUSED' }) as Error },
+    ])
+    expect(error.cause).toBe(error.failures[0]?.error)
+    const [, one, , three] = broker.sent.map(({ taskId }) => taskId)
+    expect(error.results.map((result) => result?.id)).toEqual([one, undefined, three])
+  })
+
+  test('calls of a running task are its children, those that failed are not', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.delay(0)
+    FakeBroker.last.refuses = (args) => args === '[2]'
+    const outer = app.task({ name: 'outer' }, () => add.delayMany([[1], [2]]).catch(() => {}))
+    const context = new TaskContext(app, outer, new Request('me', 'outer', [], {}, { root_id: 'root' }))
+    await outer.run(context, [], {})
+    const [, sent] = FakeBroker.last.sent
+    expect(sent?.options).toEqual({ root_id: 'root', parent_id: 'me' })
+    expect(context.request.children.map((child) => child.asTuple())).toEqual([[[sent?.taskId, null], null]])
+  })
+
+  test('taskAlwaysEager runs them here', async () => {
+    app.conf.taskAlwaysEager = true
+    const add = app.task({ name: 'add' }, (x: number, y: number) => x + y)
+    const results = await add.delayMany([
+      [1, 2],
+      [3, 4],
+    ])
+    expect(await Promise.all(results.map((result) => result.get()))).toEqual([3, 7])
+    expect(FakeBroker.opened.flatMap(({ sent }) => sent)).toEqual([])
+  })
+
+  test('rejects once the app is closed', async () => {
+    const add = app.task({ name: 'add' }, (x: number) => x)
+    await add.delay(0)
+    await app.close()
+    await expect(add.delayMany([[1]])).rejects.toMatchObject({ code: 'ERR_CELERIAC_CLOSED' })
   })
 })
 

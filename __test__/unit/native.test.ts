@@ -7,19 +7,14 @@ import { describe, expect, test } from 'vitest'
 import { CeleriacError } from '../../lib/errors.ts'
 import { call, callAsync, Calls } from '../../lib/native.ts'
 
-const report = (calls: number[], documents?: string[]) => ({
-  calls: Uint32Array.from(calls),
-  failures: [],
-  ...(documents === undefined ? {} : { documents }),
-})
-
 describe('calls', () => {
   test('resolve with their value, in whatever order they are reported', async () => {
     const calls = new Calls()
     const numbers: number[] = []
     const results = ['a', 'b', 'c'].map((value) => calls.make(value, (number) => numbers.push(number)))
     expect(calls.outstanding).toBe(3)
-    calls.report(report(numbers.toReversed()))
+    expect(numbers).toEqual([0, 1, 2])
+    calls.report([1, 2, 0, 1], null, null)
     expect(await Promise.all(results)).toEqual(['a', 'b', 'c'])
     expect(calls.outstanding).toBe(0)
   })
@@ -28,7 +23,8 @@ describe('calls', () => {
     const calls = new Calls()
     const numbers: number[] = []
     const results = [1, 2].map(() => calls.make<unknown>(undefined, (number) => numbers.push(number)))
-    calls.report(report(numbers, ['first', 'second']))
+    expect(numbers).toEqual([0, 1])
+    calls.report([1, 1, 0, 1], ['second', 'first'], null)
     expect(await Promise.all(results)).toEqual(['first', 'second'])
   })
 
@@ -38,7 +34,7 @@ describe('calls', () => {
     const result = calls.make(1, (number) =>
       failures.push({ call: number, code: 'ERR_CELERIAC_UNROUTABLE', message: 'nobody' }),
     )
-    calls.report({ calls: new Uint32Array(), failures })
+    calls.report([], null, failures)
     await expect(result).rejects.toThrow(new CeleriacError('ERR_CELERIAC_UNROUTABLE', 'nobody'))
   })
 
@@ -58,7 +54,7 @@ describe('calls', () => {
     expect(calls.cancel(first, new Error('enough'))).toBe(true)
     await expect(cancelled).rejects.toThrow('enough')
     const second = calls.make<unknown>(undefined, () => {})
-    calls.report(report([first], ['late']))
+    calls.report([first, 1], ['late'], null)
     expect(calls.outstanding).toBe(1)
     expect(calls.cancel(first, new Error('again'))).toBe(false)
     calls.failAll(new Error('closed'))
@@ -71,7 +67,7 @@ describe('calls', () => {
       import { createJiti } from 'jiti'
       const { Calls } = await createJiti(import.meta.url).import(${JSON.stringify(module)})
       const calls = new Calls()
-      const done = (number) => setTimeout(() => calls.report({ calls: Uint32Array.of(number), failures: [] }), 20).unref()
+      const done = (number) => setTimeout(() => calls.report([number, 1], null, null), 20).unref()
       calls.make('first', done).then(async (value) => {
         console.log(value)
         console.log(await calls.make('second', done))

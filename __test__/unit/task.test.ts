@@ -282,7 +282,7 @@ describe('autoretryFor', () => {
     const attempt = async (options: object, signal: AbortSignal): Promise<unknown> => {
       const task = failing(abortError, options)
       const context = new TaskContext(app, task, new Request('id', task.name, [], {}, {}), {
-        signal: () => signal,
+        signal: { makeSignal: () => signal },
       })
       return task.run(context, [], {}).catch((error: unknown) => error)
     }

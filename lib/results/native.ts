@@ -12,13 +12,10 @@ import {
   type StateUpdate,
   type WaitOptions,
 } from './store.ts'
-import type { NativeReport, NativeResults, NativeResultsOptions } from '../native.ts'
+import type { NativeResults, NativeResultsOptions, Report } from '../native.ts'
 
 /** Opens the core's side of a result store; another one in tests. */
-export type OpenResults = (
-  options: NativeResultsOptions,
-  report: (report: NativeReport) => void,
-) => NativeResults
+export type OpenResults = (options: NativeResultsOptions, report: Report) => NativeResults
 
 /** What of the settings a store goes by. */
 export interface StorePolicy {

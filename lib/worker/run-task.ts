@@ -61,9 +61,75 @@ export class TaskRunner {
     return this.#running
   }
 
-  /** Runs a delivery to its end, handlers included. Never rejects. */
-  run(delivery: Delivery): Promise<void> {
-    return this.#handOver(delivery, (task, running) => this.#run(delivery, task, running))
+  /** Runs a delivery to its end, handlers included; undefined when it has come to it already. Never throws nor rejects. */
+  run(delivery: Delivery): Promise<void> | undefined {
+    const task = this.#options.app.tasks.get(delivery[1])
+    return task !== undefined && !delivery[5] && !hasHandlers(task)
+      ? this.#runPlainly(delivery, task)
+      : this.#handOver(delivery, (task, running) => this.#run(delivery, task, running))
+  }
+
+  /** {@link run} without a promise for what needs none: most time that a short task costs goes into those. */
+  #runPlainly(delivery: Delivery, task: AnyTask): Promise<void> | undefined {
+    const [tag, name, id] = delivery
+    const running = new RunningTask(tag, id, name, task)
+    this.#running.set(tag, running)
+    try {
+      const context = this.#context(delivery, task, running)
+      const { request } = context
+      this.#startSoftTimer(context, running)
+      let settlement: Omit<Settlement, 'tag'> | string
+      try {
+        const result: unknown = task.start(context, request.args, request.kwargs)
+        if (result instanceof Promise) {
+          return this.#guard(running, () => this.#await(context, running, result))
+        }
+        settlement = isPlainSuccess(context) ? resultText(result) : successOf(context, result)
+      } catch (error) {
+        return this.#guard(running, () => this.#ended(context, running, reasonOf(error, running)))
+      }
+      running.stopTimer()
+      this.#succeeded(context, running, settlement)
+      this.#running.delete(tag)
+      return undefined
+    } catch (error) {
+      return this.#guard(running, () => Promise.reject(error))
+    }
+  }
+
+  /** Waits for the result of a body that has no handlers. */
+  async #await(context: TaskContext, running: RunningTask, result: Promise<unknown>): Promise<void> {
+    let settlement: Omit<Settlement, 'tag'> | string
+    try {
+      const value = await result
+      settlement = isPlainSuccess(context) ? resultText(value) : successOf(context, value)
+    } catch (error) {
+      await this.#ended(context, running, reasonOf(error, running))
+      return
+    }
+    running.stopTimer()
+    this.#succeeded(context, running, settlement)
+  }
+
+  /** Hands over a success, a plain one as its result; false where the task had an outcome already. */
+  #succeeded(
+    { request, task }: TaskContext,
+    running: RunningTask,
+    settlement: Omit<Settlement, 'tag'> | string,
+  ): boolean {
+    const { log, settler } = this.#options
+    if (typeof settlement !== 'string') {
+      if (!this.#settle(running, settlement)) return false
+    } else {
+      if (running.settled) return false
+      settler.succeed(running.tag, settlement)
+      running.settled = true
+    }
+    if (!log.tellsSuccess) return true
+    const elapsed = performance.now() - running.startedAt
+    const result = typeof settlement === 'string' ? settlement : (settlement.result ?? 'null')
+    log.succeeded(request, elapsed, result, task.options.resultreprMaxsize ?? 1024)
+    return true
   }
 
   /**
@@ -85,19 +151,25 @@ export class TaskRunner {
     lost?: unknown,
   ): Promise<void> {
     const [tag, name, id] = delivery
-    const { app, log } = this.#options
-    const task = app.tasks.get(name)
-    const running = new RunningTask(tag, id, name, task?.acksLate ?? true)
+    const task = this.#options.app.tasks.get(name)
+    const running = new RunningTask(tag, id, name, task)
     this.#running.set(tag, running)
-    try {
+    await this.#guard(running, async () => {
       if (task === undefined) throw new NotRegistered(name)
       if (this.#read(delivery, running, lost)) await work(task, running)
+    })
+  }
+
+  /** Whatever `work` throws, the task comes to its end. */
+  async #guard(running: RunningTask, work: () => Promise<void>): Promise<void> {
+    try {
+      await work()
     } catch (error) {
-      log.internalError(id, name, error)
+      this.#options.log.internalError(running.id, running.name, error)
       this.#settle(running, { outcome: outcomes.reject, ...failureOf(error) })
     } finally {
       running.stopTimer()
-      this.#running.delete(tag)
+      this.#running.delete(running.tag)
     }
   }
 
@@ -154,10 +226,8 @@ export class TaskRunner {
       return
     }
     running.stopTimer()
-    if (!this.#settle(running, settlement)) return
-    const elapsed = performance.now() - running.startedAt
-    const { resultreprMaxsize = 1024, onSuccess, afterReturn } = task.options
-    this.#options.log.succeeded(request, elapsed, settlement.result ?? 'null', resultreprMaxsize)
+    if (!this.#succeeded(context, running, settlement)) return
+    const { onSuccess, afterReturn } = task.options
     if (onSuccess !== undefined) {
       await this.#handle(context, 'on_success', () =>
         onSuccess.call(context, result as never, request.id, args, kwargs),
@@ -186,7 +256,7 @@ export class TaskRunner {
   #context(delivery: Delivery, task: AnyTask, running: RunningTask): TaskContext {
     const { app, hostname } = this.#options
     const request = Request.fromDelivery(delivery, hostname)
-    return new TaskContext(app, task, request, { signal: running.signal })
+    return new TaskContext(app, task, request, { signal: running })
   }
 
   /** The end of a task whose body threw. */
@@ -321,7 +391,8 @@ export class TaskRunner {
 
   #startSoftTimer(context: TaskContext, running: RunningTask): void {
     const { request, task } = context
-    const seconds = request.softTimeLimit ?? task.options.softTimeLimit ?? this.#options.softTimeLimit
+    const ofMessage = request.isPlain ? null : request.softTimeLimit
+    const seconds = ofMessage ?? task.options.softTimeLimit ?? this.#options.softTimeLimit
     if (seconds === null || seconds <= 0) return
     running.startSoftTimer(seconds, () => {
       this.#options.log.softTimeLimit(request, seconds)
@@ -339,14 +410,27 @@ export class TaskRunner {
   }
 }
 
-function successOf(context: TaskContext, result: unknown): Omit<Settlement, 'tag'> {
-  const { request } = context
-  let text: string
+function hasHandlers(task: AnyTask): boolean {
+  const { beforeStart, onSuccess, afterReturn } = task.options
+  return beforeStart !== undefined || onSuccess !== undefined || afterReturn !== undefined
+}
+
+/** Whether a success is nothing but its result. */
+function isPlainSuccess({ request, sendsOn }: TaskContext): boolean {
+  return request.isPlain && !request.hasChildren && !sendsOn
+}
+
+function resultText(result: unknown): string {
   try {
-    text = encodeJson(result, 'the result')
+    return encodeJson(result, 'the result')
   } catch (error) {
     throw error instanceof CeleriacError ? new EncodeError(error) : error
   }
+}
+
+function successOf(context: TaskContext, result: unknown): Omit<Settlement, 'tag'> {
+  const { request } = context
+  const text = resultText(result)
   const common = { outcome: outcomes.acknowledge, state: 'SUCCESS', result: text }
   if (request.callbacks === null && request.chain === null) {
     return { ...common, children: childrenOf(context), publish: context.outbox }

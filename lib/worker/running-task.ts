@@ -1,15 +1,17 @@
 import { AsyncResource } from 'node:async_hooks'
 
+import type { AnyTask } from '../task.ts'
+import type { SignalSource } from '../task-context.ts'
+
 /** The time that timers of Node take at most, in milliseconds. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1
 
 /** A task whose body has begun. */
-export class RunningTask {
+export class RunningTask implements SignalSource {
   readonly tag: number
   readonly id: string
   readonly name: string
-  /** Whether its message is still the broker's to give out again. */
-  readonly acksLate: boolean
+  readonly #task: AnyTask | undefined
   /** `performance.now()` when it was begun. */
   readonly startedAt: number
   /** Whether its outcome was handed over: whatever its body does then changes nothing. */
@@ -22,16 +24,21 @@ export class RunningTask {
   #aborted = false
   #softTimer: NodeJS.Timeout | undefined
 
-  constructor(tag: number, id: string, name: string, acksLate: boolean) {
+  constructor(tag: number, id: string, name: string, task: AnyTask | undefined) {
     this.tag = tag
     this.id = id
     this.name = name
-    this.acksLate = acksLate
+    this.#task = task
     this.startedAt = performance.now()
   }
 
+  /** Whether its message is still the broker's to give out again. */
+  get acksLate(): boolean {
+    return this.#task?.acksLate ?? true
+  }
+
   /** The signal that its body gets. Made when it is first asked for, which most bodies never do. */
-  readonly signal = (): AbortSignal => {
+  makeSignal(): AbortSignal {
     if (this.#controller === undefined) {
       const controller = new AbortController()
       this.#controller = controller

@@ -56,8 +56,17 @@ export class Settler {
 
   /** Settles a delivery, within this turn of the event loop. */
   settle(settlement: Settlement): void {
-    const text = settlementText(settlement)
-    this.#batch += `${text}\n`
+    this.#add(settlementText(settlement))
+  }
+
+  /** Settles a delivery whose task has succeeded with this result, and sent nothing. */
+  succeed(tag: number, result: string): void {
+    this.#add(`[${tag},${outcomes.acknowledge},"SUCCESS",${result},null,[],null]`)
+  }
+
+  #add(text: string): void {
+    this.#batch += text
+    this.#batch += '\n'
     if (this.#scheduled) return
     this.#scheduled = true
     setImmediate(this.#flushScheduled)

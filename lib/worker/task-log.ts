@@ -23,8 +23,13 @@ export class TaskLog {
     this.#repr = repr
   }
 
+  /** Whether {@link succeeded} writes anything. */
+  get tellsSuccess(): boolean {
+    return trace.isEnabledFor('INFO')
+  }
+
   succeeded(request: Request, milliseconds: number, result: string, maxLength: number): void {
-    if (!trace.isEnabledFor('INFO')) return
+    if (!this.tellsSuccess) return
     const seconds = Math.round(milliseconds * 1000) / 1e6
     attempt(() =>
       trace.info(

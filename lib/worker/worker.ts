@@ -9,7 +9,9 @@ import type { NativeQueue, NativeResults, NativeWorker, NativeWorkerOptions } fr
 import type { Pool, PoolDefinition } from './pool/pool.ts'
 import { asyncPool } from './pool/async.ts'
 import { poolNamed } from './pool/pools.ts'
+import { type Item, readBatch } from './batch.ts'
 import { Deferred } from './deferred.ts'
+import { Gate } from './gate.ts'
 import { TaskRunner } from './run-task.ts'
 import { outcomes, Settler } from './settle.ts'
 import { TaskLog } from './task-log.ts'
@@ -42,9 +44,6 @@ export interface WorkerStats {
 }
 
 const log = getLogger('celery.worker')
-
-/** What deliveries come with besides tasks: see `NativeWorker.next`. */
-type Item = Delivery | ['redelivered', Delivery] | ['revoke', string[], boolean, string] | ['shutdown']
 
 /** How often the core is told that this event loop runs, in milliseconds: see `Worker::beat` in crates/celeriac-worker. */
 const HEARTBEAT_MS = 1000
@@ -217,23 +216,25 @@ export class Worker {
   }
 
   async #consume(worker: NativeWorker): Promise<void> {
+    const gate = new Gate(worker)
+    const take = (item: Item): void => this.#dispatch(worker, gate, item)
     for (;;) {
       const batch = await callAsync('worker.next', () => worker.next())
       if (batch === null) return
-      for (const item of JSON.parse(batch) as Item[]) this.#dispatch(worker, item)
+      gate.renew()
+      readBatch(batch, take)
     }
   }
 
-  #dispatch(worker: NativeWorker, item: Item): void {
-    if (item[0] === 'revoke') {
-      const [, ids, terminate] = item
-      if (terminate) this.#pool.terminate(ids)
-    } else if (item[0] === 'shutdown') {
-      if (this.#onShutdown !== undefined) this.#onShutdown()
-      else
-        this.stop().catch((error: unknown) => log.exception('could not stop after a remote shutdown', error))
-    } else if (item[0] === 'redelivered') void this.#beginAgain(worker, item[1])
-    else if (worker.begin(item[0])) this.#pool.begin(item)
+  #dispatch(worker: NativeWorker, gate: Gate, item: Item): void {
+    if (item.kind === 'task') {
+      const { delivery, slot } = item
+      if (item.isCounted) void this.#beginAgain(worker, delivery)
+      else if (gate.begin(delivery[0], slot)) this.#pool.begin(delivery)
+    } else if (item.kind === 'revoke') {
+      if (item.terminates) this.#pool.terminate(item.ids)
+    } else if (this.#onShutdown !== undefined) this.#onShutdown()
+    else this.stop().catch((error: unknown) => log.exception('could not stop after a remote shutdown', error))
   }
 
   /** Counts how often the body of a task has begun that comes back from a worker that was lost. */

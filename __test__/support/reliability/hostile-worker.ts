@@ -53,7 +53,7 @@ export class HostileWorkers {
 
   /** What the workers have given up. */
   deadList(): DeadList {
-    return new DeadList(this.client)
+    return new DeadList(this.client, this.broker)
   }
 
   /** The lines of the log, but for those about what went well. */

@@ -1,10 +1,10 @@
 import type {
   NativeBroker,
   NativeBrokerOptions,
-  NativeReport,
   NativeResults,
   NativeResultsOptions,
   NativeRoute,
+  Report,
 } from '../../../lib/native.ts'
 
 /** A task message that reached {@link FakeBroker}. */
@@ -34,16 +34,18 @@ export class FakeBroker {
   closed = 0
   /** What publishes fail with; undefined lets them succeed. */
   failure: { code: string; message: string } | undefined
+  /** Which calls are refused, by their arguments. */
+  refuses: (args: string) => boolean = () => false
   /** Whether publishes are left without an answer. */
   silent = false
-  readonly #report: (report: NativeReport) => void
+  readonly #report: Report
 
-  constructor(options: NativeBrokerOptions, report: (report: NativeReport) => void) {
+  constructor(options: NativeBrokerOptions, report: Report) {
     this.options = options
     this.#report = report
   }
 
-  static open(options: NativeBrokerOptions, report: (report: NativeReport) => void): NativeBroker {
+  static open(options: NativeBrokerOptions, report: Report): NativeBroker {
     const broker = new FakeBroker(options, report)
     FakeBroker.opened.push(broker)
     return broker as unknown as NativeBroker
@@ -57,20 +59,30 @@ export class FakeBroker {
     return this.routes.push(route) - 1
   }
 
-  publish(
-    call: number,
-    route: number,
-    taskId: string,
-    args: string,
-    kwargs: string,
-    options: string | null,
-  ): void {
-    const sent = { route: this.routes[route] as NativeRoute, taskId, args, kwargs }
-    this.sent.push({
-      ...sent,
-      options: options === null ? null : (JSON.parse(options) as Record<string, unknown>),
-    })
-    this.#answer(call)
+  /** How many calls crossed at once. */
+  readonly crossings: number[] = []
+
+  publish(first: number, calls: string): void {
+    const lines = calls.split('\n')
+    this.crossings.push((lines.length - 1) / 5)
+    for (let index = 0; 5 * index + 5 < lines.length; index++) {
+      const [route, id, args, kwargs, options] = lines.slice(5 * index) as [
+        string,
+        string,
+        string,
+        string,
+        string,
+      ]
+      this.sent.push({
+        route: this.routes[Number(route)] as NativeRoute,
+        taskId: id.startsWith('"') ? (JSON.parse(id) as string) : id,
+        args,
+        kwargs: kwargs === '' ? '{}' : kwargs,
+        options: options === '' ? null : (JSON.parse(options) as Record<string, unknown>),
+      })
+      const refused = { code: 'ERR_CELERIAC_REFUSED', message: 'refused' }
+      this.#answer(first + index, this.refuses(args) ? refused : this.failure)
+    }
   }
 
   publishMessage(
@@ -82,7 +94,7 @@ export class FakeBroker {
     headers: string,
   ): void {
     this.messages.push({ exchange, exchangeType, body: JSON.parse(body), headers: JSON.parse(headers) })
-    this.#answer(call)
+    this.#answer(call, this.failure)
   }
 
   close(): Promise<void> {
@@ -90,15 +102,12 @@ export class FakeBroker {
     return Promise.resolve()
   }
 
-  #answer(call: number): void {
+  #answer(call: number, failure: FakeBroker['failure']): void {
     if (this.silent) return
-    const { failure } = this
     setImmediate(() =>
-      this.#report(
-        failure === undefined
-          ? { calls: Uint32Array.of(call), failures: [] }
-          : { calls: new Uint32Array(), failures: [{ call, ...failure }] },
-      ),
+      failure === undefined
+        ? this.#report([call, 1], null, null)
+        : this.#report([], null, [{ call, ...failure }]),
     )
   }
 }
@@ -109,14 +118,14 @@ export class FakeResults {
   readonly options: NativeResultsOptions
   readonly documents = new Map<string, Record<string, unknown>>()
   readonly waits = new Map<number, string>()
-  readonly #report: (report: NativeReport) => void
+  readonly #report: Report
 
-  constructor(report: (report: NativeReport) => void, options: NativeResultsOptions) {
+  constructor(report: Report, options: NativeResultsOptions) {
     this.#report = report
     this.options = options
   }
 
-  static open(options: NativeResultsOptions, report: (report: NativeReport) => void): NativeResults {
+  static open(options: NativeResultsOptions, report: Report): NativeResults {
     const results = new FakeResults(report, options)
     FakeResults.opened.push(results)
     return results as unknown as NativeResults
@@ -166,8 +175,6 @@ export class FakeResults {
     const document = this.documents.get(this.waits.get(call) as string)
     if (!['SUCCESS', 'FAILURE', 'REVOKED'].includes(String(document?.['status']))) return
     this.waits.delete(call)
-    setImmediate(() =>
-      this.#report({ calls: Uint32Array.of(call), documents: [JSON.stringify(document)], failures: [] }),
-    )
+    setImmediate(() => this.#report([call, 1], [JSON.stringify(document)], null))
   }
 }

@@ -38,11 +38,29 @@ class FakeNativeWorker {
   async next(): Promise<string | null> {
     for (;;) {
       const batch = this.#batches.shift()
-      if (batch !== undefined) return JSON.stringify(batch)
+      if (batch !== undefined) return batch.map((item) => this.#lines(item as unknown[])).join('')
       if (this.#stopped && this.#outstanding === 0) return null
       this.#wake = new Deferred()
       await this.#wake.promise
     }
+  }
+
+  /** An item as the core writes it: a task with a slot, where it may begin unless it has gone back. */
+  #lines(item: unknown[]): string {
+    if (item[0] === 'redelivered') return taskLines(item[1] as unknown[], 0, 4)
+    if (typeof item[0] !== 'number') return `${JSON.stringify(item)}\n`
+    this.#slots[item[0]] = this.gone.has(item[0]) ? -1 : item[0] * 2
+    return taskLines(item, item[0], 0)
+  }
+
+  readonly #slots = new Int32Array(100)
+
+  slots(): Int32Array {
+    return this.#slots
+  }
+
+  leaseLeft(): number {
+    return 1000
   }
 
   settle(batch: string): void {
@@ -83,6 +101,10 @@ class FakeNativeWorker {
     this.calls.push('close')
     return Promise.resolve()
   }
+}
+
+function taskLines([tag, name, id, args, kwargs, , request]: unknown[], slot: number, flags: number): string {
+  return `${JSON.stringify([tag, name, id, args, kwargs, flags, slot])}\n${JSON.stringify(request)}\n`
 }
 
 let app: Celery

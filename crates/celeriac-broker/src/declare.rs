@@ -19,6 +19,11 @@ impl Declarations {
         Self { transport, declared: Mutex::default() }
     }
 
+    /// Whether a queue was declared before.
+    pub fn knows(&self, queue: &Queue) -> bool {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner).contains(&queue.name)
+    }
+
     /// Declares those of `queues` that were not declared before.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Brokers: one trait, a registry by URL scheme, a file or folder for each.
 
 mod amqp;
+pub mod calls;
 pub mod dead;
 pub mod declare;
 pub mod fault;
@@ -22,6 +23,6 @@ mod virtual_exchange;
 pub use dead::DeadLetter;
 pub use registry::{TransportOptions, open, schemes};
 pub use transport::{
-    ConsumeOptions, Consumer, Delivery, DeliveryTag, Exchange, ExchangeType, Features, InlineStore, Outcome,
+    ConsumeOptions, Consumer, Delivery, DeliveryTag, Direct, Exchange, ExchangeType, Features, InlineStore, Outcome,
     Publication, Queue, Settled, Settlement, Subscription, Transport,
 };

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use celeriac_error::{Error, Result};
 
+use crate::calls::Call;
 use crate::publisher::{Payload, Pending, Publisher, RetryPolicy};
 use crate::route::{Route, TaskCall};
 use crate::transport::Publication;
@@ -45,27 +46,25 @@ impl Producer {
         Ok((route, publication))
     }
 
-    /// Appends a call to the publisher's buffer; the outcome comes with a report under `number`. The message is built
-    /// by the publisher, not on the caller's thread.
+    /// Hands calls to the publisher: all, or after an error none. Their outcomes come with reports under `first` and the numbers
+    /// after it. Messages are built by the publisher.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for an unknown route, and [`Error::Closed`] after [`close`](Self::close).
-    pub fn publish(
-        &self,
-        number: u32,
-        route: u32,
-        task_id: String,
-        args: String,
-        kwargs: String,
-        options: Option<String>,
-    ) -> Result<()> {
-        let route = self.route(route)?;
-        self.publisher.publish(Pending {
-            call: number,
-            policy: Arc::clone(&route.policy),
-            queue: route.queue.clone(),
-            payload: Payload::Call { route, task_id, args, kwargs, options },
-        })
+    /// [`Error::InvalidArgument`] for a text that is not of [`Call`]'s form or has an unknown route, and [`Error::Closed`]
+    /// after [`close`](Self::close).
+    pub fn publish(&self, first: u32, calls: String) -> Result<()> {
+        let numbers = std::iter::successors(Some(first), |number| Some(number.wrapping_add(1)));
+        let mut pending = Vec::new();
+        for (number, call) in numbers.zip(Call::split(calls)?) {
+            let route = self.route(call.route)?;
+            pending.push(Pending {
+                call: number,
+                policy: Arc::clone(&route.policy),
+                queue: route.queue.clone(),
+                payload: Payload::Call { route, call },
+            });
+        }
+        self.publisher.publish_all(pending)
     }
 
     /// Appends any message, such as a command of remote control.

@@ -2,22 +2,37 @@
 //!
 //! A producer appends and goes on; one task writes. Measured, one variadic write of up to [`FLUSH_LIMIT`] messages
 //! is what makes a thousand calls in flight a hundred times faster than a call each.
+//!
+//! Where messages come one at a time, each after the outcome of the one before, there is nothing to gather: then, where the
+//! transport can ([`Transport::direct`]), the producer's thread writes the message itself, and the task waits for its outcome only.
+//! Nothing is written this way while anything else is under way, so the order is that of the calls.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use celeriac_error::{Error, Result};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
+use crate::calls::Call;
 use crate::declare::Declarations;
 use crate::route::Route;
-use crate::transport::{Publication, Queue, Transport};
+use crate::transport::{Direct, Publication, Queue, Transport};
 
 /// The most messages of one write; more of them make it slower, not faster.
 pub const FLUSH_LIMIT: usize = 512;
+
+/// After how many writes of one message each, one after the other, a connection for the direct way is opened.
+const LONE_WRITES: u32 = 8;
+
+/// How often somebody looks whether the direct way is still used. In between nobody needs to be told that a message took it.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long opening the direct way may take. Others wait.
+const OPEN_WITHIN: Duration = Duration::from_millis(500);
 
 /// When a failed publish is tried again (`task_publish_retry`, `task_publish_retry_policy`).
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,29 +75,27 @@ type Reporter = Box<dyn Fn(Report) + Send + Sync>;
 pub enum Payload {
     /// A message, ready made.
     Message(Box<Publication>),
-    /// A task call; all texts as in [`TaskCall`](crate::route::TaskCall).
+    /// A task call.
     Call {
         /// Where it goes.
         route: Arc<Route>,
-        /// The task's id.
-        task_id: String,
-        /// A JSON array in Python's sense.
-        args: String,
-        /// A JSON object in Python's sense.
-        kwargs: String,
-        /// See [`TaskOptions::from_json`](celeriac_protocol::task::TaskOptions::from_json).
-        options: Option<String>,
+        /// What is sent.
+        call: Call,
     },
+    /// What could not be made a message.
+    Refused(Arc<Error>),
 }
 
 impl Payload {
     /// The message; a call becomes one.
-    fn into_publication(self) -> Result<Publication> {
+    fn into_publication(self) -> Result<Publication, Arc<Error>> {
+        let of_call = |route: &Route, call: &Call| {
+            route.publication(&call.task_id()?, call.args(), call.kwargs(), call.options())
+        };
         match self {
             Self::Message(publication) => Ok(*publication),
-            Self::Call { route, task_id, args, kwargs, options } => {
-                route.publication(&task_id, &args, &kwargs, options.as_deref())
-            }
+            Self::Call { route, call } => of_call(&route, &call).map_err(Arc::new),
+            Self::Refused(error) => Err(error),
         }
     }
 }
@@ -112,6 +125,12 @@ struct Item {
 #[derive(Default)]
 struct Buffer {
     items: VecDeque<(Item, Payload)>,
+    /// The message that a producer's thread writes, or wrote, until its outcome is there. Nothing else is under way then.
+    direct: Option<(Item, Publication)>,
+    /// Whether a producer's thread may write: nothing is under way, and the task waits for the outcome of what it writes.
+    may_write: bool,
+    /// Whether one wrote since the task looked last.
+    has_written: bool,
     closing: bool,
 }
 
@@ -120,11 +139,43 @@ struct Shared {
     wake: Notify,
     idle: Notify,
     timeout: Duration,
+    declarations: Arc<Declarations>,
+    direct: Option<Arc<dyn Direct>>,
 }
 
 impl Shared {
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The buffer, as long as it takes messages.
+    fn open(&self) -> Result<MutexGuard<'_, Buffer>> {
+        let buffer = self.buffer();
+        if buffer.closing { Err(Error::Closed("broker connection")) } else { Ok(buffer) }
+    }
+
+    fn is_declared(&self, item: &Item) -> bool {
+        item.queue.as_deref().is_none_or(|queue| self.declarations.knows(queue))
+    }
+
+    fn item(&self, pending: Pending) -> (Item, Payload) {
+        let Pending { call, payload, queue, policy } = pending;
+        (Item { call, queue, policy, deadline: Instant::now() + self.timeout, attempts: 0 }, payload)
+    }
+
+    /// Appends messages, and wakes the task unless it will look at the buffer anyway.
+    fn append(
+        &self,
+        mut buffer: MutexGuard<'_, Buffer>,
+        messages: impl IntoIterator<Item = (Item, Payload)>,
+    ) {
+        let had_none = buffer.items.is_empty() && buffer.direct.is_none();
+        buffer.items.extend(messages);
+        let has_some = !buffer.items.is_empty();
+        drop(buffer);
+        if had_none && has_some {
+            self.wake.notify_one();
+        }
     }
 }
 
@@ -143,32 +194,72 @@ impl Publisher {
         timeout: Duration,
         report: impl Fn(Report) + Send + Sync + 'static,
     ) -> Self {
-        let shared =
-            Arc::new(Shared { buffer: Mutex::default(), wake: Notify::new(), idle: Notify::new(), timeout });
-        let flusher =
-            Flusher { shared: Arc::clone(&shared), transport, declarations, report: Box::new(report) };
+        let shared = Arc::new(Shared {
+            buffer: Mutex::default(),
+            wake: Notify::new(),
+            idle: Notify::new(),
+            timeout,
+            declarations,
+            direct: transport.direct(),
+        });
+        let report = Box::new(report);
+        let flusher = Flusher { shared: Arc::clone(&shared), transport, report, alone: 0, look: None };
         runtime.spawn(flusher.run());
         Self { shared }
     }
 
-    /// Appends a message; its outcome comes with a report.
+    /// Publishes a message; its outcome comes with a report.
     ///
     /// # Errors
     /// [`Error::Closed`] after [`close`](Self::close).
     pub fn publish(&self, pending: Pending) -> Result<()> {
-        let deadline = Instant::now() + self.shared.timeout;
-        let was_empty = {
-            let mut buffer = self.shared.buffer();
-            if buffer.closing {
-                return Err(Error::Closed("broker connection"));
-            }
-            let Pending { call, payload, queue, policy } = pending;
-            buffer.items.push_back((Item { call, queue, policy, deadline, attempts: 0 }, payload));
-            buffer.items.len() == 1
+        let shared = &self.shared;
+        let mut buffer = shared.open()?;
+        let (item, payload) = shared.item(pending);
+        let direct = shared.direct.as_ref().filter(|_| {
+            buffer.may_write && buffer.items.is_empty() && buffer.direct.is_none() && shared.is_declared(&item)
+        });
+        let Some(direct) = direct else {
+            shared.append(buffer, [(item, payload)]);
+            return Ok(());
         };
-        if was_empty {
-            self.shared.wake.notify_one();
+        let publication = match payload.into_publication() {
+            Ok(publication) => publication,
+            Err(error) => {
+                shared.append(buffer, [(item, Payload::Refused(error))]);
+                return Ok(());
+            }
+        };
+        let Some(bytes) = direct.encode(&publication) else {
+            shared.append(buffer, [(item, Payload::Message(Box::new(publication)))]);
+            return Ok(());
+        };
+        buffer.has_written = true;
+        buffer.direct = Some((item, publication));
+        drop(buffer);
+        if !direct.write(&bytes) {
+            let mut buffer = shared.buffer();
+            if let Some((item, publication)) = buffer.direct.take() {
+                buffer.items.push_front((item, Payload::Message(Box::new(publication))));
+                drop(buffer);
+                shared.wake.notify_one();
+            }
         }
+        Ok(())
+    }
+
+    /// Publishes messages, in their order: all, or after an error none.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] after [`close`](Self::close).
+    pub fn publish_all(&self, mut pending: Vec<Pending>) -> Result<()> {
+        if pending.len() == 1
+            && let Some(lone) = pending.pop()
+        {
+            return self.publish(lone);
+        }
+        let buffer = self.shared.open()?;
+        self.shared.append(buffer, pending.into_iter().map(|pending| self.shared.item(pending)));
         Ok(())
     }
 
@@ -183,35 +274,132 @@ impl Publisher {
     }
 }
 
+/// What the task does next.
+enum Next {
+    Write(Vec<(Item, Payload)>),
+    Wait,
+    End,
+}
+
 struct Flusher {
     shared: Arc<Shared>,
     transport: Arc<dyn Transport>,
-    declarations: Arc<Declarations>,
     report: Reporter,
+    /// How many writes had one message each, since the last that had more.
+    alone: u32,
+    /// There while producers may write themselves: when to look whether they do.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Flusher {
-    async fn run(self) {
+    async fn run(mut self) {
         loop {
-            let batch = self.take();
-            if batch.is_empty() {
-                if self.shared.buffer().closing {
-                    break;
+            let pause = match self.next() {
+                Next::Write(batch) => {
+                    self.alone = if batch.len() == 1 { self.alone.saturating_add(1) } else { 0 };
+                    let pause = self.flush(batch).await;
+                    if pause.is_none() {
+                        self.open_direct().await;
+                    }
+                    pause
                 }
-                self.shared.wake.notified().await;
-                continue;
-            }
-            if let Some(pause) = self.flush(batch).await {
+                Next::Wait => self.wait().await,
+                Next::End => break,
+            };
+            if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
             }
+        }
+        if let Some(direct) = &self.shared.direct {
+            direct.close();
         }
         self.shared.idle.notify_one();
     }
 
-    fn take(&self) -> Vec<(Item, Payload)> {
+    fn next(&self) -> Next {
         let mut buffer = self.shared.buffer();
-        let count = buffer.items.len().min(FLUSH_LIMIT);
-        buffer.items.drain(..count).collect()
+        if buffer.direct.is_some() {
+            return Next::Wait;
+        }
+        buffer.may_write = false;
+        if !buffer.items.is_empty() {
+            let count = buffer.items.len().min(FLUSH_LIMIT);
+            return Next::Write(buffer.items.drain(..count).collect());
+        }
+        if buffer.closing {
+            return Next::End;
+        }
+        buffer.may_write = self.look.is_some();
+        Next::Wait
+    }
+
+    /// Waits until there is something to do. Says how long to wait before the next write.
+    async fn wait(&mut self) -> Option<Duration> {
+        let (Some(direct), Some(look)) = (&self.shared.direct, &mut self.look) else {
+            self.shared.wake.notified().await;
+            return None;
+        };
+        tokio::select! {
+            biased;
+            outcome = direct.outcome() => self.sort_direct(outcome),
+            () = self.shared.wake.notified() => None,
+            () = look => self.look(),
+        }
+    }
+
+    /// Lets producers write themselves once messages come one at a time.
+    async fn open_direct(&mut self) {
+        let Some(direct) = &self.shared.direct else { return };
+        if self.look.is_some() || self.alone < LONE_WRITES {
+            return;
+        }
+        if !direct.is_open() && !matches!(tokio::time::timeout(OPEN_WITHIN, direct.open()).await, Ok(Ok(()))) {
+            self.alone = 0;
+            return;
+        }
+        self.look = Some(Box::pin(tokio::time::sleep(LOOK_EVERY)));
+    }
+
+    /// Ends what a producer wrote too long ago; takes no more from them when none did for a while.
+    fn look(&mut self) -> Option<Duration> {
+        let mut buffer = self.shared.buffer();
+        let next = Instant::now() + LOOK_EVERY;
+        let next = match &buffer.direct {
+            Some((item, _)) if item.deadline <= Instant::now() => None,
+            Some((item, _)) => Some(next.min(item.deadline)),
+            None => buffer.has_written.then_some(next),
+        };
+        buffer.has_written = false;
+        if let (Some(next), Some(look)) = (next, &mut self.look) {
+            look.as_mut().reset(next);
+            return None;
+        }
+        buffer.may_write = false;
+        let is_silent = buffer.direct.is_some();
+        drop(buffer);
+        if is_silent {
+            if let Some(direct) = &self.shared.direct {
+                direct.close();
+            }
+            return self.sort_direct(Err(self.silent()));
+        }
+        // The connection is kept, for the next one that comes alone.
+        self.look = None;
+        self.alone = LONE_WRITES - 1;
+        None
+    }
+
+    /// [`sort`](Self::sort) for the message that a producer wrote.
+    fn sort_direct(&mut self, outcome: Result<()>) -> Option<Duration> {
+        if outcome.is_err() {
+            self.look = None;
+            self.alone = 0;
+        }
+        let mut buffer = self.shared.buffer();
+        buffer.may_write = false;
+        let (item, publication) = buffer.direct.take()?;
+        drop(buffer);
+        self.sort(vec![item], vec![publication], vec![outcome.map_err(Arc::new)])
     }
 
     /// Writes one batch and reports it; what may be tried again goes back to the front of the buffer, in order.
@@ -239,7 +427,7 @@ impl Flusher {
                     publications.push(publication);
                     items.push(item);
                 }
-                Err(error) => failed.push((item.call, Arc::new(error))),
+                Err(error) => failed.push((item.call, error)),
             }
         }
         if !failed.is_empty() {
@@ -258,7 +446,7 @@ impl Flusher {
 
     async fn write(&self, batch: &[Item], publications: &[Publication]) -> Vec<Result<(), Arc<Error>>> {
         let queues = batch.iter().filter_map(|item| item.queue.as_deref());
-        match self.declarations.ensure(queues).await {
+        match self.shared.declarations.ensure(queues).await {
             Ok(()) => {
                 let outcomes = self.transport.publish(publications).await;
                 outcomes.into_iter().map(|outcome| outcome.map_err(Arc::new)).collect()
@@ -280,7 +468,7 @@ impl Flusher {
         let mut outcomes = Vec::with_capacity(batch.len());
         for (item, publication) in batch.iter().zip(publications) {
             let queue = item.queue.as_deref();
-            let outcome = match self.declarations.ensure(queue.into_iter()).await {
+            let outcome = match self.shared.declarations.ensure(queue.into_iter()).await {
                 Ok(()) => self.transport.publish(std::slice::from_ref(publication)).await.pop(),
                 Err(error) => Some(Err(error)),
             };

@@ -13,16 +13,25 @@
 /// what is no JSON counts as no success.
 pub const STORE_RESULT: &str = r#"
 local function store_result(key, document, lifetime)
-  local start = redis.call('GETRANGE', key, 0, 19)
-  if start == '{"status": "SUCCESS"' then return 0 end
-  if start ~= '' and string.sub(start, 1, 12) ~= '{"status": "' then
-    local parsed, old = pcall(cjson.decode, redis.call('GET', key))
-    if parsed and type(old) == 'table' and old.status == 'SUCCESS' then return 0 end
-  end
+  local is_new
+  -- Most keys are new, so that nothing has to be looked at.
   if lifetime == '0' then
-    redis.call('SET', key, document)
+    is_new = redis.call('SET', key, document, 'NX')
   else
-    redis.call('SET', key, document, 'PX', lifetime)
+    is_new = redis.call('SET', key, document, 'PX', lifetime, 'NX')
+  end
+  if not is_new then
+    local start = redis.call('GETRANGE', key, 0, 19)
+    if start == '{"status": "SUCCESS"' then return 0 end
+    if start ~= '' and string.sub(start, 1, 12) ~= '{"status": "' then
+      local parsed, old = pcall(cjson.decode, redis.call('GET', key))
+      if parsed and type(old) == 'table' and old.status == 'SUCCESS' then return 0 end
+    end
+    if lifetime == '0' then
+      redis.call('SET', key, document)
+    else
+      redis.call('SET', key, document, 'PX', lifetime)
+    end
   end
   redis.call('PUBLISH', key, document)
   return 1

@@ -70,6 +70,15 @@ pub struct Publication {
     pub message: Message,
 }
 
+impl Publication {
+    /// Whether another one was sent by the same route, so that it goes to the same queues.
+    pub(crate) fn goes_the_same_way(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.exchange, &other.exchange)
+            && Arc::ptr_eq(&self.routing_key, &other.routing_key)
+            && self.exchange_type == other.exchange_type
+    }
+}
+
 /// Names one unsettled delivery of one consumer. Tags grow and are never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryTag(pub u64);
@@ -226,6 +235,12 @@ pub trait Transport: Send + Sync + 'static {
     /// order of the batch. A message with an `Err` may have been taken all the same when the error is transient.
     async fn publish(&self, batch: &[Publication]) -> Vec<Result<()>>;
 
+    /// A way for messages that come one at a time; `None` where there is none, and everything goes by
+    /// [`publish`](Self::publish).
+    fn direct(&self) -> Option<Arc<dyn Direct>> {
+        None
+    }
+
     /// Starts taking messages. The queues have been declared.
     async fn consume(&self, options: ConsumeOptions) -> Result<Arc<dyn Consumer>>;
 
@@ -263,6 +278,31 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Ends every consumer and subscription, then the connection. Calling it twice is fine.
     async fn close(&self);
+}
+
+/// Has the thread that sends a message write it too, which saves handing it to another thread. One message at a time, and only
+/// what can be written without waiting: everything else goes by [`Transport::publish`].
+#[async_trait]
+pub trait Direct: Send + Sync {
+    /// Whether it can be used. It is opened when it is worth it, and closes itself when its connection breaks.
+    fn is_open(&self) -> bool;
+
+    /// Makes it usable.
+    async fn open(&self) -> Result<()>;
+
+    /// The bytes of a message that can go this way now; `None` when it cannot.
+    fn encode(&self, publication: &Publication) -> Option<Vec<u8>>;
+
+    /// Writes what [`encode`](Self::encode) gave, without waiting. False when nothing was written. The outcome of what was
+    /// written before has come.
+    fn write(&self, bytes: &[u8]) -> bool;
+
+    /// What became of the message that was written: as in [`Transport::publish`]. An error while none is under way says that
+    /// the connection broke. Dropping the future loses nothing.
+    async fn outcome(&self) -> Result<()>;
+
+    /// Gives up its connection, and with it the message that is under way.
+    fn close(&self);
 }
 
 /// Takes messages from queues and holds them until they are settled. Holding includes renewing the lease, however
@@ -305,6 +345,19 @@ pub trait Consumer: Send + Sync {
     /// Whether what is held is certainly still ours: the leases were renewed less than a lease ago. False after this process
     /// was stopped, or cut off from the broker, for longer; [`lost`](Consumer::lost) tells when it is known again.
     fn leases_stand(&self) -> bool;
+
+    /// For how long from now [`leases_stand`](Consumer::leases_stand) need not be asked again. A transport that cannot tell
+    /// says so little that nothing has happened by then.
+    fn lease_left(&self) -> Duration {
+        if self.leases_stand() { Duration::from_millis(20) } else { Duration::ZERO }
+    }
+
+    /// Reads the bytes of a delivery again, so that whoever holds many need not keep what they mean; `None` where the bytes
+    /// are not all of a message.
+    fn read(&self, raw: &Bytes) -> Option<Result<Message>> {
+        let _ = raw;
+        None
+    }
 
     /// Resolves when leases that had run out were looked at again, with the deliveries that somebody else has taken over:
     /// they are forgotten here, and settling them gives [`Settled::Lost`].

@@ -215,3 +215,145 @@ async fn a_publish_fails_with_the_word_that_the_file_is_locked() {
     assert_eq!(outcomes(&mut reports, 1).await, [(2, None)]);
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+/// Sends calls one by one, each when the one before is there, until the publisher has a connection of its own for that.
+async fn one_by_one(
+    server: &RedisServer,
+    publisher: &Publisher,
+    receiver: &mut UnboundedReceiver<Report>,
+) -> (u32, Vec<String>) {
+    let mut connection = server.connection().await;
+    let begin = connections(&mut connection).await;
+    let policy = policy(true, None);
+    for call in 0..1000 {
+        publisher.publish(pending(call, "", &policy)).unwrap();
+        assert_eq!(outcomes(receiver, 1).await, [(call, None)]);
+        let now = connections(&mut connection).await;
+        // One for what comes together, one for what comes alone.
+        if now.len() == begin.len() + 2 {
+            let last_write: Vec<String> = now.into_iter().filter(|id| !begin.contains(id)).collect();
+            return (call + 1, last_write);
+        }
+    }
+    panic!("the publisher has opened no connection for calls that come alone")
+}
+
+async fn connections(connection: &mut redis::aio::MultiplexedConnection) -> Vec<String> {
+    let list: String = redis::cmd("CLIENT").arg("LIST").query_async(connection).await.unwrap();
+    list.lines().filter_map(|line| line.split(' ').next()?.strip_prefix("id=")).map(str::to_owned).collect()
+}
+
+/// The bodies in the queue, oldest first.
+async fn bodies(server: &RedisServer) -> Vec<String> {
+    let mut connection = server.connection().await;
+    let raw: Vec<Vec<u8>> =
+        redis::cmd("LRANGE").arg("celery").arg(0).arg(-1).query_async(&mut connection).await.unwrap();
+    let body = |raw: &Vec<u8>| {
+        let message = celeriac_protocol::envelope::decode(&Bytes::copy_from_slice(raw)).unwrap();
+        String::from_utf8(message.body.to_vec()).unwrap()
+    };
+    raw.iter().rev().map(body).collect()
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test]
+async fn calls_that_come_alone_and_calls_that_come_together_keep_their_order() {
+    let server = RedisServer::start().await;
+    let (publisher, _transport, mut receiver) = publisher(&server, 10);
+    let (mut next, _) = one_by_one(&server, &publisher, &mut receiver).await;
+    let policy = policy(true, None);
+    for size in [1, 1, 3, 1, 700, 1, 1, 2] {
+        for call in next..next + size {
+            publisher.publish(pending(call, "", &policy)).unwrap();
+        }
+        let all = outcomes(&mut receiver, size as usize).await;
+        assert_eq!(all, (next..next + size).map(|call| (call, None)).collect::<Vec<_>>());
+        next += size;
+    }
+    let together = (next..next + 5).map(|call| pending(call, "", &policy)).collect();
+    publisher.publish_all(together).unwrap();
+    outcomes(&mut receiver, 5).await;
+    assert_eq!(bodies(&server).await, numbers(0..next + 5));
+    publisher.publish(pending(next + 5, "", &policy)).unwrap();
+    timeout(PATIENCE, publisher.close()).await.expect("closing ends");
+    assert_eq!(outcomes(&mut receiver, 1).await, [(next + 5, None)]);
+    assert_eq!(bodies(&server).await, numbers(0..next + 6));
+}
+
+#[tokio::test]
+async fn calls_that_come_alone_arrive_when_their_connection_is_cut_or_the_server_is_restarted() {
+    let mut server = RedisServer::start().await;
+    let (publisher, transport, mut receiver) = publisher(&server, 30);
+    let (next, ids) = one_by_one(&server, &publisher, &mut receiver).await;
+    let mut connection = server.connection().await;
+    for id in ids {
+        let () = redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query_async(&mut connection).await.unwrap();
+    }
+    let policy = policy(true, None);
+    for call in next..next + 30 {
+        publisher.publish(pending(call, "", &policy)).unwrap();
+        assert_eq!(outcomes(&mut receiver, 1).await, [(call, None)]);
+    }
+    // What was written to the connection as it was cut may have been written again.
+    let there = bodies(&server).await;
+    assert_eq!(numbers(0..next + 30), there.iter().fold(Vec::new(), |mut seen, body| {
+        if !seen.contains(body) {
+            seen.push(body.clone());
+        }
+        seen
+    }));
+    server.kill();
+    publisher.publish(pending(1, "", &policy)).unwrap();
+    server.start_again().await;
+    assert_eq!(outcomes(&mut receiver, 1).await, [(1, None)]);
+    assert!(transport.queue_length("celery").await.unwrap() >= 1);
+}
+
+#[tokio::test]
+async fn a_call_that_comes_alone_fails_in_time_when_the_server_is_silent() {
+    let server = RedisServer::start().await;
+    let (publisher, _transport, mut receiver) = publisher(&server, 1);
+    one_by_one(&server, &publisher, &mut receiver).await;
+    let mut connection = server.connection().await;
+    let () = redis::cmd("CLIENT").arg("PAUSE").arg(600_000).arg("WRITE").query_async(&mut connection).await.unwrap();
+    publisher.publish(pending(7, "", &policy(true, None))).unwrap();
+    assert_eq!(outcomes(&mut receiver, 1).await, [(7, Some("ERR_CELERIAC_PUBLISH_TIMEOUT"))]);
+    let () = redis::cmd("CLIENT").arg("UNPAUSE").query_async(&mut connection).await.unwrap();
+    publisher.publish(pending(8, "", &policy(true, None))).unwrap();
+    assert_eq!(outcomes(&mut receiver, 1).await, [(8, None)]);
+}
+
+#[tokio::test]
+async fn a_call_that_comes_alone_fails_with_what_the_server_said() {
+    let server = RedisServer::start().await;
+    let (publisher, _transport, mut receiver) = publisher(&server, 1);
+    one_by_one(&server, &publisher, &mut receiver).await;
+    let mut connection = server.connection().await;
+    let () = redis::cmd("DEL").arg("celery").query_async(&mut connection).await.unwrap();
+    let () = redis::cmd("SET").arg("celery").arg("no list").query_async(&mut connection).await.unwrap();
+    publisher.publish(pending(7, "", &policy(true, None))).unwrap();
+    let (code, text) = failure(&mut receiver).await;
+    assert_eq!(code, "ERR_CELERIAC_REFUSED", "{text}");
+    assert!(text.contains("WRONGTYPE"), "{text}");
+}
+
+#[tokio::test]
+async fn a_long_message_that_comes_alone_arrives_whole() {
+    let server = RedisServer::start().await;
+    let (publisher, _transport, mut receiver) = publisher(&server, 10);
+    let (next, _) = one_by_one(&server, &publisher, &mut receiver).await;
+    let policy = policy(true, None);
+    let mut bodies_sent = numbers(0..next);
+    for (call, length) in (next..).zip([10_000, 40_000, 48_000, 100_000, 3_000_000]) {
+        let mut long = pending(call, "", &policy);
+        let Payload::Message(publication) = &mut long.payload else { panic!("it is a message") };
+        publication.message.body = Bytes::from("x".repeat(length));
+        bodies_sent.push("x".repeat(length));
+        publisher.publish(long).unwrap();
+        assert_eq!(outcomes(&mut receiver, 1).await, [(call, None)]);
+    }
+    assert!(bodies(&server).await == bodies_sent, "a long message was changed");
+}

@@ -16,7 +16,7 @@ use napi::bindgen_prelude::{Buffer, Env, Function, PromiseRaw};
 use napi_derive::napi;
 
 use crate::error::{promise, to_js};
-use crate::report::{NativeReport, Reporter};
+use crate::report::{Report, Reporter};
 use crate::runtime;
 
 /// An exchange; the default one has an empty name.
@@ -197,7 +197,7 @@ impl NativeBroker {
             },
         )?;
         let declarations = Arc::new(Declarations::new(Arc::clone(&transport)));
-        let handle = runtime::handle().map_err(|error| Error::Internal(error.reason.clone()))?;
+        let handle = runtime::sending().map_err(|error| Error::Internal(error.to_string()))?;
         let publisher = Publisher::start(
             &handle,
             Arc::clone(&transport),
@@ -249,12 +249,12 @@ impl NativeBroker {
     #[napi(
         factory,
         catch_unwind,
-        ts_args_type = "options: NativeBrokerOptions, report: (report: NativeReport) => void"
+        ts_args_type = "options: NativeBrokerOptions, report: (runs: number[], documents: string[] | null, failures: NativeFailure[] | null) => void"
     )]
     pub fn open(
         env: &Env,
         options: NativeBrokerOptions,
-        report: Function<'_, NativeReport, ()>,
+        report: Function<'_, Report, ()>,
     ) -> napi::Result<Self> {
         let reporter = Reporter::new(&report)?;
         Self::open_core(options, reporter).map_err(|error| to_js(env, &error))
@@ -287,21 +287,13 @@ impl NativeBroker {
         self.route_core(route).map_err(|error| to_js(env, &error))
     }
 
-    /// Appends one task message to the buffer and returns; `call` comes back in a report. `args` and `kwargs` are JSON
-    /// in Python's sense; `options` is a JSON object with the fields of `TaskOptions`, or null.
+    /// Publishes task messages. `calls` is five lines for each: the number of its route, the task's id (as JSON where it
+    /// begins with a quotation mark or has a line feed), its arguments as JSON in Python's sense, its keyword arguments or
+    /// nothing, a JSON object with the fields of `TaskOptions` or nothing. They come back in reports as `first` and the numbers
+    /// after it.
     #[napi(catch_unwind)]
-    #[allow(clippy::too_many_arguments, reason = "flat values cross faster than an object")]
-    pub fn publish(
-        &self,
-        env: &Env,
-        call: u32,
-        route: u32,
-        task_id: String,
-        args: String,
-        kwargs: String,
-        #[napi(ts_arg_type = "string | null")] options: Option<String>,
-    ) -> napi::Result<()> {
-        self.producer.publish(call, route, task_id, args, kwargs, options).map_err(|error| to_js(env, &error))
+    pub fn publish(&self, env: &Env, first: u32, calls: String) -> napi::Result<()> {
+        self.producer.publish(first, calls).map_err(|error| to_js(env, &error))
     }
 
     /// Publishes any message: a command of remote control. `body`, `headers` and `properties` are JSON texts.

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use crate::broker::{duration, object};
 use crate::error::{promise, to_js};
-use crate::report::{NativeReport, Reporter};
+use crate::report::{Report, Reporter};
 use crate::runtime;
 
 /// How a result store is opened.
@@ -40,12 +40,12 @@ impl NativeResults {
     #[napi(
         factory,
         catch_unwind,
-        ts_args_type = "options: NativeResultsOptions, report: (report: NativeReport) => void"
+        ts_args_type = "options: NativeResultsOptions, report: (runs: number[], documents: string[] | null, failures: NativeFailure[] | null) => void"
     )]
     pub fn open(
         env: &Env,
         options: NativeResultsOptions,
-        report: Function<'_, NativeReport, ()>,
+        report: Function<'_, Report, ()>,
     ) -> napi::Result<Self> {
         let reporter = Reporter::new(&report)?;
         let open = || {

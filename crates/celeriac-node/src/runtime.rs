@@ -1,6 +1,7 @@
-//! The one tokio runtime of the process, shared by every JavaScript environment in it.
+//! The tokio runtimes of the process, shared by every JavaScript environment in it.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{future, io, thread};
 
 use napi::bindgen_prelude::create_custom_tokio_runtime;
 use tokio::runtime::{Builder, Handle};
@@ -28,4 +29,21 @@ fn start() {
 /// The runtime's handle, for code that runs on JavaScript's threads.
 pub(crate) fn handle() -> napi::Result<Handle> {
     HANDLE.get().cloned().ok_or_else(|| napi::Error::from_reason("the I/O threads could not be started"))
+}
+
+/// The runtime of what sends messages, on a thread of its own, which is started by the first use. What writes and what reads the
+/// answers wake each other at every message, and between two threads that costs more than the rest of it.
+pub(crate) fn sending() -> io::Result<Handle> {
+    static SENDING: Mutex<Option<Handle>> = Mutex::new(None);
+    let mut sending = SENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*sending {
+        return Ok(handle.clone());
+    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    thread::Builder::new()
+        .name("celeriac-send".to_owned())
+        .spawn(move || runtime.block_on(future::pending::<()>()))?;
+    *sending = Some(handle.clone());
+    Ok(handle)
 }

@@ -2,7 +2,7 @@
 
 use celeriac_error::Result;
 use celeriac_worker::{TaskSettings, Worker, WorkerOptions};
-use napi::bindgen_prelude::{ClassInstance, Env, PromiseRaw};
+use napi::bindgen_prelude::{ClassInstance, Env, Int32ArraySlice, PromiseRaw};
 use napi_derive::napi;
 
 use crate::broker::{NativeBroker, NativeQueue, duration, queue};
@@ -123,11 +123,12 @@ impl NativeWorker {
         promise(env, async move { worker.start().await })
     }
 
-    /// The next deliveries: a JSON array, as soon as one is there and a slot is free; null once stopped and everything
-    /// that was delivered is settled. Items:
-    /// - a task: `[tag, name, id, args, kwargs, tagged, request]`, to be begun by `begin`, where `tagged` says that there are tags to revive,
-    ///   and `request` holds what differs from the default;
-    /// - a task that was handed out before, whose begin is counted: `["redelivered", task]`; see `beginAgain`;
+    /// The next deliveries: lines of JSON, as soon as one is there and a slot is free; null once stopped and everything
+    /// that was delivered is settled:
+    /// - a task, two lines: `[tag, name, id, args, kwargs, flags, slot]`, and its request, which holds what differs from the
+    ///   default. Flags: 1 there are tags to revive, 2 something follows it or it has a time limit, 4 it was handed out
+    ///   before and its begin is counted, see `beginAgain`. Slot: where `slots` says whether it may begin; 0 is none, see
+    ///   `begin`.
     /// - a revoke of tasks that may be running: `["revoke", [ids], terminate, signal]`;
     /// - a request to stop: `["shutdown"]`.
     #[napi(catch_unwind, ts_return_type = "Promise<string | null>")]
@@ -140,8 +141,28 @@ impl NativeWorker {
         })
     }
 
-    /// To be called right before the body of a task begins: false when it must not, because it went back meanwhile. Costs
-    /// a fraction of a microsecond.
+    /// Memory of the core: whether bodies may begin. Whoever sets the first word to 1 says that it is shared, and gets
+    /// deliveries with slots: right before a body the word of its slot has to be changed, by one atomic step, from
+    /// `(tag * 2) | 0` to one more; where that fails it must not begin. This holds for `leaseLeft` milliseconds. After that,
+    /// and without a slot, `begin` decides.
+    #[napi(catch_unwind, ts_return_type = "Int32Array")]
+    pub fn slots<'env>(&self, env: &'env Env) -> napi::Result<Int32ArraySlice<'env>> {
+        let slots = self.worker.slots();
+        let words = slots.words();
+        let (first, count) = (words.as_ptr().cast::<i32>().cast_mut(), words.len());
+        // SAFETY: the words are atomic numbers, so whoever writes to them, of whichever side, writes to something mutable;
+        // they stay where they are until the array's finalizer drops this reference to them.
+        unsafe { Int32ArraySlice::from_external(env, first, count, slots, |_, slots| drop(slots)) }
+    }
+
+    /// For how many milliseconds from now bodies may begin by their slots.
+    #[napi(catch_unwind)]
+    pub fn lease_left(&self) -> f64 {
+        self.worker.lease_left().as_secs_f64() * 1000.0
+    }
+
+    /// To be called right before the body of a task begins that has no slot, or none that holds: false when it must not
+    /// begin, because it went back meanwhile.
     #[napi(catch_unwind)]
     pub fn begin(&self, tag: f64) -> bool {
         self.worker.begin(tag as u64)

@@ -8,7 +8,7 @@
 //! then is to blame.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use celeriac_broker::DeliveryTag;
 
@@ -17,7 +17,7 @@ use crate::consume;
 use crate::logger;
 use crate::lost;
 use crate::settle;
-use crate::state::{Shared, Stage};
+use crate::state::{Held, Shared, Stage};
 
 /// How long one that has its last chance keeps the others waiting: what ends its worker does so sooner.
 pub(crate) const ALONE: Duration = Duration::from_secs(60);
@@ -27,26 +27,18 @@ pub(crate) const ALONE: Duration = Duration::from_secs(60);
 pub(crate) fn begin(shared: &Shared, tag: DeliveryTag) -> bool {
     let stands = shared.leases_stand();
     let mut state = shared.state();
-    let state = &mut *state;
-    let Some(held) = state.held.get_mut(&tag).filter(|held| held.stage == Stage::Given) else { return false };
+    let Some(held) = state.held.get(&tag).filter(|held| held.stage == Stage::Given) else { return false };
     if stands || held.acknowledged {
-        held.stage = Stage::Running;
-        held.begun = Some(Instant::now());
-        held.rendered = String::new();
-        return true;
+        return state.begin(tag);
     }
-    // Given again once it is known whether it is still ours.
-    held.stage = Stage::Ready;
-    state.running -= 1;
-    state.ready.push_front(tag);
-    state.end_beginning(tag);
+    state.put_off(tag);
     false
 }
 
 /// Counts that the body of a delivery begins; 0 when it must not begin.
 pub(crate) async fn count(shared: &Arc<Shared>, tag: DeliveryTag) -> u32 {
     let Some(consumer) = shared.consumer.get() else { return 0 };
-    let Some(task_id) = shared.state().held.get(&tag).map(|held| held.request.id.clone()) else { return 0 };
+    let Some(task_id) = shared.state().held.get(&tag).map(Held::task_id) else { return 0 };
     let mut backoff = Backoff::for_reconnect();
     loop {
         match consumer.begin(&[(tag, &task_id)]).await {

@@ -16,17 +16,26 @@ use crate::intake::{self, Refusal};
 use crate::logger;
 use crate::outcome::{self, Document};
 use crate::settle;
-use crate::state::{Held, Notice, Preparation, Shared, Stage};
+use crate::state::{Held, Notice, Preparation, Rendered, Shared};
 use crate::watchdog;
 
-/// One delivery as JavaScript reads it: `[tag, name, id, args, kwargs, tagged, request]`; the request holds only what
-/// differs from the default, because every byte is parsed on JavaScript's one thread.
+/// Its arguments or its request hold tags to revive.
+const TAGGED: u8 = 1;
+/// Its request says what follows it, or how long it may take.
+const INVOLVED: u8 = 2;
+/// It was handed out before, so its begin is counted.
+const COUNTED: u8 = 4;
+
+/// One delivery as JavaScript reads it, two lines: `[tag, name, id, args, kwargs, flags, slot]`, and the request, which is read
+/// only when somebody asks for it. It holds only what differs from the default, because every byte is parsed on JavaScript's
+/// one thread.
 pub(crate) fn render(
     tag: DeliveryTag,
     request: &TaskRequest,
     message: &Message,
     queue: &str,
-) -> Result<String> {
+    counted: bool,
+) -> Result<Rendered> {
     let mut fields = Fields { out: String::from("{"), tagged: false };
     fields.number("retries", u64::from(request.retries), request.retries == 0);
     fields.text("eta", request.eta.as_deref());
@@ -73,13 +82,42 @@ pub(crate) fn render(
 
     let args = json::to_javascript(request.args_json.as_bytes())?;
     let kwargs = json::to_javascript(request.kwargs_json.as_bytes())?;
-    let tagged = fields.tagged || args.tagged || kwargs.tagged;
-    let mut out = format!("[{},", tag.0);
-    json::push_string(&mut out, &request.task);
-    out.push(',');
-    json::push_string(&mut out, &request.id);
-    let _ = write!(out, ",{},{},{tagged},{}]", args.text, kwargs.text, fields.close());
-    Ok(out)
+    let is_involved =
+        hard.is_some() || soft.is_some() || request.callbacks_json.is_some() || request.chain_json.is_some();
+    let mut flags = if fields.tagged || args.tagged || kwargs.tagged { TAGGED } else { 0 };
+    if is_involved {
+        flags |= INVOLVED;
+    }
+    if counted {
+        flags |= COUNTED;
+    }
+    let request_json = fields.close();
+    let length = 96 + request.task.len() + args.text.len() + kwargs.text.len() + request_json.len();
+    let mut text = String::with_capacity(length);
+    let _ = write!(text, "[{},", tag.0);
+    json::push_string(&mut text, &request.task);
+    text.push(',');
+    json::push_string(&mut text, &request.id);
+    text.push(',');
+    push_in_line(&mut text, &args.text);
+    text.push(',');
+    push_in_line(&mut text, &kwargs.text);
+    let _ = write!(text, ",{flags},");
+    let slot_at = text.len();
+    text.push_str("]\n");
+    push_in_line(&mut text, &request_json);
+    text.push('\n');
+    Ok(Rendered { text, slot_at })
+}
+
+/// JSON text may have line breaks between its parts, and within none of them.
+fn push_in_line(out: &mut String, json: &str) {
+    let mut parts = json.split('\n');
+    out.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        out.push(' ');
+        out.push_str(part);
+    }
 }
 
 /// A JSON object that grows.
@@ -205,8 +243,11 @@ fn plan(shared: &Shared) -> Plan {
         if !held.settings.acks_late {
             plan.early.push(tag);
         }
-        if held.settings.track_started && !outcome::is_ignored(&held.request, held.settings) {
-            plan.started.push(started(shared, held));
+        if let Some(request) = held.request()
+            && held.settings.track_started
+            && !outcome::is_ignored(request, held.settings)
+        {
+            plan.started.push(started(shared, request, &held.queue));
         }
     }
     plan
@@ -255,12 +296,12 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How long STARTED may keep a body from beginning.
 const STARTED_PATIENCE: Duration = Duration::from_secs(1);
 
-fn started(shared: &Shared, held: &Held) -> StoreRequest {
+fn started(shared: &Shared, request: &TaskRequest, queue: &str) -> StoreRequest {
     let mut result = format!("{{\"pid\": {}, \"hostname\": ", shared.options.pid);
     json::push_string(&mut result, &shared.options.hostname);
     result.push('}');
     let document = Document { state: "STARTED", result, traceback: None, children: "[]".to_owned() };
-    outcome::store_request(&shared.options, &held.request, &held.queue, document)
+    outcome::store_request(&shared.options, request, queue, document)
 }
 
 /// STARTED is a courtesy: that it could not be stored never keeps a task from running.
@@ -327,11 +368,11 @@ async fn acknowledge_early(shared: &Shared, early: &[DeliveryTag]) -> Vec<Delive
 /// The bytes after which a batch is full: together, deliveries must not be longer than a JavaScript string can be.
 const LARGE_BATCH: usize = 16 << 20;
 
-/// Takes what JavaScript can run now, as one JSON array. Called on JavaScript's thread, so that what it has not taken
+/// Takes what JavaScript can run now, as lines. Called on JavaScript's thread, so that what it has not taken
 /// is known not to have begun.
 pub(crate) fn collect(shared: &Shared) -> String {
     fault_point!("collect.before");
-    let mut out = String::from("[");
+    let mut out = String::new();
     let mut state = shared.state();
     state.last_contact = Some(Instant::now());
     for notice in std::mem::take(&mut state.notices) {
@@ -349,7 +390,7 @@ pub(crate) fn collect(shared: &Shared) -> String {
         }
         let Some(tag) = state.ready.pop_front() else { break };
         let one_is_beginning = state.is_one_beginning();
-        let Some(held) = state.held.get_mut(&tag) else { continue };
+        let Some(held) = state.held.get(&tag) else { continue };
         // What came since `wait` looked, and needs nothing done before it, may go along.
         let plain = held.settings.acks_late && !held.settings.track_started;
         let waits = held.preparation != Preparation::Done && !plain || held.counted && one_is_beginning;
@@ -357,32 +398,27 @@ pub(crate) fn collect(shared: &Shared) -> String {
             skipped.push(tag);
             continue;
         }
-        held.stage = Stage::Given;
-        if out.len() > 1 {
-            out.push(',');
-        }
         if held.counted {
             state.beginning = Some((tag, Instant::now()));
-            let _ = write!(out, "[\"redelivered\",{}]", held.rendered);
-        } else {
-            out.push_str(&held.rendered);
         }
-        state.running += 1;
+        let slot = state.give(tag);
+        if let Some(task) = state.held.get(&tag).and_then(Held::task) {
+            let Rendered { text, slot_at } = &task.rendered;
+            out.push_str(&text[..*slot_at]);
+            let _ = write!(out, "{slot}");
+            out.push_str(&text[*slot_at..]);
+        }
     }
     for tag in skipped.into_iter().rev() {
         state.ready.push_front(tag);
     }
     fault_point!("collect.after");
-    out.push(']');
     out
 }
 
 fn push_notice(out: &mut String, notice: &Notice) {
-    if out.len() > 1 {
-        out.push(',');
-    }
     match notice {
-        Notice::Shutdown => out.push_str("[\"shutdown\"]"),
+        Notice::Shutdown => out.push_str("[\"shutdown\"]\n"),
         Notice::Revoke { ids, terminate, signal } => {
             out.push_str("[\"revoke\",[");
             for (position, id) in ids.iter().enumerate() {
@@ -393,7 +429,7 @@ fn push_notice(out: &mut String, notice: &Notice) {
             }
             let _ = write!(out, "],{terminate},");
             json::push_string(out, signal);
-            out.push(']');
+            out.push_str("]\n");
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use celeriac_broker::{Delivery, DeliveryTag, Outcome};
 use celeriac_error::Error;
 use celeriac_protocol::task::TaskRequest;
@@ -18,7 +19,7 @@ use crate::options::TaskSettings;
 use crate::outcome::{self, Document};
 use crate::revoked::Revoked;
 use crate::settle::{self, Settling};
-use crate::state::{Held, Preparation, Shared, Stage};
+use crate::state::{Content, Held, Preparation, Shared, Stage, State, Task};
 
 /// Sorts one delivery into its place. The caller tells JavaScript.
 pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
@@ -49,45 +50,45 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
         Ok(times) => times,
         Err(error) => return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error),
     };
-    let rendered = match deliver::render(delivery.tag, &request, &message, &delivery.queue) {
+    // What is acknowledged before its body never comes back.
+    let counted = shared.options.max_deliveries.is_some()
+        && settings.acks_late
+        && message.properties.delivery_info.redelivered;
+    let rendered = match deliver::render(delivery.tag, &request, &message, &delivery.queue, counted) {
         Ok(rendered) => rendered,
         Err(error) => return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error),
     };
-    if rendered.len() > LONGEST_DELIVERY {
-        let reason =
-            format!("its arguments are {} bytes, more than a JavaScript string can have", rendered.len());
+    if rendered.text.len() > LONGEST_DELIVERY {
+        let length = rendered.text.len();
+        let reason = format!("its arguments are {length} bytes, more than a JavaScript string can have");
         let error = Error::Decode { reason };
         return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error);
     }
     log_received(&request);
     let now = Timestamp::now();
+    let eta = eta.filter(|eta| *eta > now);
     let held = Held {
-        request: Arc::new(request),
+        content: Content::Read(Box::new(Task { request, rendered, expires, begun: None })),
         settings,
         queue: delivery.queue,
-        rendered,
+        slot: 0,
         stage: Stage::Ready,
         acknowledged: false,
-        expires,
         preparation: Preparation::Open,
-        // What is acknowledged before its body never comes back.
-        counted: shared.options.max_deliveries.is_some()
-            && settings.acks_late
-            && message.properties.delivery_info.redelivered,
-        begun: None,
-        size: delivery.raw.len(),
+        counted,
+        size: u32::try_from(delivery.raw.len()).unwrap_or(u32::MAX),
     };
     let reason = refusal(&held, &shared.state().revoked, now);
     if let Some(reason) = reason {
         return discard(shared, delivery.tag, &held, reason);
     }
-    admit(shared, delivery.tag, held, eta.filter(|eta| *eta > now));
+    admit(shared, delivery.tag, held, eta, delivery.raw);
 }
 
 /// The most bytes of one delivery: what V8 holds in a string (2^29 - 24 characters), less some room for the batch around it.
 const LONGEST_DELIVERY: usize = (1 << 29) - (1 << 20);
 
-fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestamp>) {
+fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestamp>, raw: Bytes) {
     let mut state = shared.state();
     // Looked at under the lock that stopping drains under, so that nothing is left behind.
     if shared.is_stopping() || shared.is_suspended() {
@@ -95,11 +96,20 @@ fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestam
         drop(state);
         return settle::hand_back(shared, vec![tag]);
     }
-    *state.counts.by_task.entry(held.request.task.clone()).or_default() += 1;
+    if let Some(request) = held.request() {
+        if let Some(count) = state.counts.by_task.get_mut(&request.task) {
+            *count += 1;
+        } else {
+            state.counts.by_task.insert(request.task.clone(), 1);
+        }
+    }
     match eta {
         None => state.ready.push_back(tag),
         Some(eta) => {
             held.stage = Stage::Scheduled;
+            if shared.consumer.get().is_some_and(|consumer| consumer.read(&raw).is_some()) {
+                held.content = Content::Raw(raw);
+            }
             let is_first = state.schedule.next().is_none_or(|next| eta < next);
             state.schedule.add(eta, tag);
             if is_first {
@@ -119,15 +129,16 @@ pub(crate) enum Refusal {
 
 /// Whether a task must not run any more.
 pub(crate) fn refusal(held: &Held, revoked: &Revoked, now: Timestamp) -> Option<Refusal> {
-    if held.expires.is_some_and(|expires| expires <= now) {
+    let task = held.task()?;
+    if task.expires.is_some_and(|expires| expires <= now) {
         return Some(Refusal::Expired);
     }
-    revoked.contains(&held.request.id).then_some(Refusal::Revoked)
+    revoked.contains(&task.request.id).then_some(Refusal::Revoked)
 }
 
 /// Ends a task that must not run: REVOKED, acknowledged, one line.
 pub(crate) fn discard(shared: &Shared, tag: DeliveryTag, held: &Held, reason: Refusal) {
-    let request = &held.request;
+    let Some(request) = held.request() else { return };
     log::info!(
         target: logger::REQUEST, task_id = request.id.as_str(), task_name = request.task.as_str();
         "Discarding revoked task: {}[{}]", request.task, request.id,
@@ -153,14 +164,18 @@ fn refuse(shared: &Shared, tag: DeliveryTag, queue: &Arc<str>, raw: &[u8], error
         Error::ContentDisallowed { .. } => "content-disallowed",
         _ => "malformed",
     };
+    log_refused(queue, raw, error);
+    shared.state().counts.dead += 1;
+    shared.settle_queue.push(Settling::new(tag, Outcome::Dead { reason, detail: error.to_string() }));
+}
+
+fn log_refused(queue: &str, raw: &[u8], error: &Error) {
     let start: String = String::from_utf8_lossy(&raw[..raw.len().min(200)]).into_owned();
     log::error!(
         target: logger::CONSUMER,
         "Refused a message from queue {queue:?}: {error}. It is in the dead list. It begins with {start:?} ({} bytes).",
         raw.len(),
     );
-    shared.state().counts.dead += 1;
-    shared.settle_queue.push(Settling::new(tag, Outcome::Dead { reason, detail: error.to_string() }));
 }
 
 /// How long an unknown task is kept before it goes back: time for another worker to be deployed, without a tight circle.
@@ -260,6 +275,41 @@ fn times(request: &TaskRequest) -> String {
     out
 }
 
+/// How many are read again at once: JavaScript's thread may wait for the lock meanwhile.
+const DUE_AT_ONCE: usize = 16;
+
+/// Reads a message again, which could be read when it came.
+fn read_again(shared: &Shared, tag: DeliveryTag, held: &Held, raw: &Bytes) -> Result<Task, Error> {
+    let unreadable = || Error::Internal("a message that was held can no longer be read".to_owned());
+    let consumer = shared.consumer.get().ok_or_else(unreadable)?;
+    let message = consumer.read(raw).ok_or_else(unreadable)??;
+    let request = TaskRequest::decode(&message, &shared.options.accept_content)?;
+    let expires = moment(request.expires.as_deref())?;
+    let rendered = deliver::render(tag, &request, &message, &held.queue, held.counted)?;
+    Ok(Task { request, rendered, expires, begun: None })
+}
+
+/// Moves one from the schedule to the ready queue.
+fn make_ready(shared: &Shared, state: &mut State, tag: DeliveryTag) {
+    let Some(held) = state.held.get_mut(&tag) else { return };
+    if let Content::Raw(raw) = &held.content {
+        match read_again(shared, tag, held, raw) {
+            Ok(task) => held.content = Content::Read(Box::new(task)),
+            Err(error) => {
+                let raw = raw.clone();
+                let refused = state.remove(tag);
+                let queue = refused.map(|held| held.queue).unwrap_or_default();
+                log_refused(&queue, &raw, &error);
+                state.counts.dead += 1;
+                let outcome = Outcome::Dead { reason: "malformed", detail: error.to_string() };
+                return shared.settle_queue.push(Settling::new(tag, outcome));
+            }
+        }
+    }
+    held.stage = Stage::Ready;
+    state.ready.push_back(tag);
+}
+
 /// Moves what is due from the schedule to the ready queue; runs until the worker stops.
 pub(crate) async fn run_schedule(shared: Arc<Shared>) {
     while !shared.is_stopping() {
@@ -267,12 +317,10 @@ pub(crate) async fn run_schedule(shared: Arc<Shared>) {
         let (moved, next) = {
             let mut state = shared.state();
             let mut moved = 0;
-            while let Some(tag) = state.schedule.pop(now) {
-                if let Some(held) = state.held.get_mut(&tag) {
-                    held.stage = Stage::Ready;
-                    state.ready.push_back(tag);
-                    moved += 1;
-                }
+            while moved < DUE_AT_ONCE {
+                let Some(tag) = state.schedule.pop(now) else { break };
+                make_ready(&shared, &mut state, tag);
+                moved += 1;
             }
             (moved, state.schedule.next())
         };

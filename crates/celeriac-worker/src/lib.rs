@@ -16,12 +16,14 @@ mod outcome;
 mod revoked;
 mod schedule;
 mod settle;
+mod slots;
 mod state;
 mod stats;
 mod watchdog;
 mod worker;
 
 pub use options::{PATIENCE, TaskSettings, WorkerOptions};
+pub use slots::Slots;
 pub use worker::Worker;
 
 /// The names of Celery's loggers that these messages are written under.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use celeriac_broker::{Consumer, DeliveryTag};
 
 use crate::logger;
-use crate::state::{Shared, Stage, State};
+use crate::state::{Shared, State};
 
 /// Forgets what somebody else has taken over; runs until the worker is closed.
 pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
@@ -42,14 +42,14 @@ pub(crate) fn forget(shared: &Shared, lost: &[DeliveryTag]) {
 fn take(state: &mut State, lost: &[DeliveryTag]) -> (u64, u64) {
     let (mut unbegun, mut running) = (0, 0);
     for tag in lost {
-        let Some(held) = state.held.get(tag) else {
+        if !state.held.contains_key(tag) {
             // On its way here, or settled already.
             if state.last_taken.is_none_or(|last| *tag > last) {
                 state.lost_untaken.insert(*tag);
             }
             continue;
-        };
-        if held.stage == Stage::Running {
+        }
+        if !state.takes_back(*tag) {
             running += 1;
             continue;
         }

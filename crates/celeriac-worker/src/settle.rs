@@ -208,10 +208,12 @@ fn unreadable(shared: &Shared, text: &str, error: &Error) -> Option<Settling> {
     let tag = DeliveryTag(digits.parse().ok()?);
     let held = shared.state().remove(tag)?;
     let document = Document::exception("FAILURE", "EncodeError", &error.to_string());
-    let store = outcome::is_stored(&held.request, held.settings, "FAILURE")
-        .then(|| outcome::store_request(&shared.options, &held.request, &held.queue, document));
+    let store = held
+        .request()
+        .filter(|request| outcome::is_stored(request, held.settings, "FAILURE"))
+        .map(|request| outcome::store_request(&shared.options, request, &held.queue, document));
     Some(Settling {
-        task_id: held.request.id.clone(),
+        task_id: held.task_id(),
         store,
         acknowledged: held.acknowledged,
         ..Settling::new(tag, Outcome::Ack)
@@ -233,7 +235,7 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
         log::warn!(target: logger::REQUEST, "An outcome came for delivery {}, which is no longer held.", tag.0);
         return Ok(None);
     };
-    let request = &held.request;
+    let Some(request) = held.request() else { return Err(wrong("task")) };
     let disposition = match *outcome {
         "1" => Outcome::Dead { reason: "rejected", detail: ended_with(result) },
         "2" => Outcome::Requeue { redelivered: true },
@@ -604,7 +606,7 @@ pub(crate) fn hand_back(shared: &Shared, tags: Vec<DeliveryTag>) {
             continue;
         }
         shared.settle_queue.push(Settling {
-            task_id: held.request.id.clone(),
+            task_id: held.task_id(),
             ..Settling::new(tag, Outcome::Requeue { redelivered: false })
         });
     }

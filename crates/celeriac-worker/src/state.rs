@@ -12,11 +12,14 @@ use celeriac_protocol::task::TaskRequest;
 use celeriac_result::ResultStore;
 use tokio::sync::{Notify, OnceCell};
 
+use bytes::Bytes;
+
 use crate::begin;
 use crate::options::{TaskSettings, WorkerOptions};
 use crate::revoked::Revoked;
 use crate::schedule::Schedule;
 use crate::settle::SettleQueue;
+use crate::slots::Slots;
 
 /// Where a held message stands on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ pub(crate) enum Stage {
     Scheduled,
     /// Waits for JavaScript to take it.
     Ready,
-    /// JavaScript has it, and has not begun its body.
+    /// JavaScript has it, and has not begun its body, unless its slot says otherwise.
     Given,
     /// Its body has begun.
     Running,
@@ -40,25 +43,78 @@ pub(crate) enum Preparation {
 }
 
 /// A message that this worker holds.
+///
+/// Small, because there may be very many that are not due.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) request: Arc<TaskRequest>,
-    pub(crate) settings: TaskSettings,
+    pub(crate) content: Content,
     pub(crate) queue: Arc<str>,
-    /// The item of [`next`](crate::Worker::next), ready made; empty once its body has begun.
-    pub(crate) rendered: String,
     /// How many bytes its message has.
-    pub(crate) size: usize,
+    pub(crate) size: u32,
+    /// Where JavaScript looks before its body; 0 is none.
+    pub(crate) slot: u32,
+    pub(crate) settings: TaskSettings,
     pub(crate) stage: Stage,
     /// The broker has forgotten it: it was acknowledged before its body.
     pub(crate) acknowledged: bool,
-    /// `expires`, if it has one.
-    pub(crate) expires: Option<jiff::Timestamp>,
     pub(crate) preparation: Preparation,
     /// It was handed out before, so its begin is counted: see [`begin`](crate::begin).
     pub(crate) counted: bool,
-    /// When its body began.
+}
+
+/// What is kept of a message.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Only its bytes, which the broker's consumer has too: it is read again when it is due.
+    Raw(Bytes),
+    Read(Box<Task>),
+}
+
+/// A message that was read.
+#[derive(Debug)]
+pub(crate) struct Task {
+    pub(crate) request: TaskRequest,
+    /// The item of [`next`](crate::Worker::next), ready made but for its slot; empty once its body has begun.
+    pub(crate) rendered: Rendered,
+    /// `expires`, if it has one.
+    pub(crate) expires: Option<jiff::Timestamp>,
+    /// When its body began, or was seen to have.
     pub(crate) begun: Option<Instant>,
+}
+
+/// A delivery as JavaScript reads it: two lines, the number of its slot in the first one left out.
+#[derive(Debug, Default)]
+pub(crate) struct Rendered {
+    pub(crate) text: String,
+    /// Where that number goes.
+    pub(crate) slot_at: usize,
+}
+
+impl Held {
+    /// What was read of it; nothing while it is not due.
+    pub(crate) fn task(&self) -> Option<&Task> {
+        match &self.content {
+            Content::Read(task) => Some(task),
+            Content::Raw(_) => None,
+        }
+    }
+
+    pub(crate) fn request(&self) -> Option<&TaskRequest> {
+        self.task().map(|task| &task.request)
+    }
+
+    /// The id of its task, for a line in the log.
+    pub(crate) fn task_id(&self) -> String {
+        self.request().map(|request| request.id.clone()).unwrap_or_default()
+    }
+
+    fn has_begun(&mut self) {
+        self.stage = Stage::Running;
+        if let Content::Read(task) = &mut self.content {
+            task.begun = Some(Instant::now());
+            task.rendered = Rendered::default();
+        }
+    }
 }
 
 /// Something that JavaScript is told with its next deliveries.
@@ -81,8 +137,12 @@ pub(crate) struct Counts {
 }
 
 /// Everything that changes while a worker runs.
-#[derive(Default)]
 pub(crate) struct State {
+    pub(crate) slots: Arc<Slots>,
+    /// Slots that nothing is in.
+    free_slots: Vec<u32>,
+    /// What is in each slot, the first of them left out.
+    in_slots: Vec<Option<DeliveryTag>>,
     pub(crate) held: HashMap<DeliveryTag, Held>,
     pub(crate) ready: VecDeque<DeliveryTag>,
     pub(crate) schedule: Schedule,
@@ -110,6 +170,109 @@ pub(crate) struct State {
 }
 
 impl State {
+    fn new(slots: Arc<Slots>) -> Self {
+        let last = slots.words().len() as u32;
+        Self {
+            free_slots: (1..last).rev().collect(),
+            in_slots: vec![None; last as usize],
+            slots,
+            held: HashMap::new(),
+            ready: VecDeque::new(),
+            schedule: Schedule::default(),
+            running: 0,
+            bytes: 0,
+            notices: Vec::new(),
+            revoked: Revoked::default(),
+            unknown: HashMap::new(),
+            parked: 0,
+            counts: Counts::default(),
+            beginning: None,
+            last_taken: None,
+            lost_untaken: HashSet::new(),
+            last_contact: None,
+            said_unsettled: None,
+        }
+    }
+
+    /// JavaScript is about to have it; gives its slot, or 0 where JavaScript sees none.
+    pub(crate) fn give(&mut self, tag: DeliveryTag) -> u32 {
+        self.running += 1;
+        let slot = if self.slots.are_seen() { self.free_slots.pop().unwrap_or(0) } else { 0 };
+        if slot > 0 {
+            self.slots.give(slot, tag);
+            self.in_slots[slot as usize] = Some(tag);
+        }
+        if let Some(held) = self.held.get_mut(&tag) {
+            held.stage = Stage::Given;
+            held.slot = slot;
+        }
+        slot
+    }
+
+    /// JavaScript has it no more.
+    fn leave_slot(&mut self, slot: u32) {
+        self.running -= 1;
+        if slot > 0 {
+            self.slots.clear(slot);
+            self.in_slots[slot as usize] = None;
+            self.free_slots.push(slot);
+        }
+    }
+
+    /// Its body begins now; false when it must not.
+    pub(crate) fn begin(&mut self, tag: DeliveryTag) -> bool {
+        let Some(held) = self.held.get_mut(&tag).filter(|held| held.stage == Stage::Given) else {
+            return false;
+        };
+        if held.slot > 0 && !self.slots.begin(held.slot, tag) {
+            return false;
+        }
+        held.has_begun();
+        true
+    }
+
+    /// It is given again once it is known whether it is still ours; false when it has begun already.
+    pub(crate) fn put_off(&mut self, tag: DeliveryTag) -> bool {
+        if !self.takes_back(tag) {
+            return false;
+        }
+        if let Some(held) = self.held.get_mut(&tag) {
+            held.stage = Stage::Ready;
+            let slot = std::mem::take(&mut held.slot);
+            self.leave_slot(slot);
+        }
+        self.ready.push_front(tag);
+        self.end_beginning(tag);
+        true
+    }
+
+    /// Whether its body has not begun, and cannot begin from now on.
+    pub(crate) fn takes_back(&mut self, tag: DeliveryTag) -> bool {
+        let Some(held) = self.held.get_mut(&tag) else { return false };
+        match held.stage {
+            Stage::Scheduled | Stage::Ready => true,
+            Stage::Running => false,
+            Stage::Given if held.slot == 0 || self.slots.take_back(held.slot, tag) => true,
+            Stage::Given => {
+                held.has_begun();
+                false
+            }
+        }
+    }
+
+    /// Sees what JavaScript has begun since it was last looked at.
+    pub(crate) fn see_begun(&mut self) {
+        for (slot, tag) in self.in_slots.iter().enumerate() {
+            let Some(tag) = tag else { continue };
+            if let Some(held) = self.held.get_mut(tag)
+                && held.stage == Stage::Given
+                && self.slots.has_begun(slot as u32, *tag)
+            {
+                held.has_begun();
+            }
+        }
+    }
+
     /// How many messages count towards the prefetch limit.
     pub(crate) fn prefetched(&self) -> usize {
         self.held.len() - self.schedule.len() + self.parked
@@ -117,7 +280,7 @@ impl State {
 
     /// Holds a message from now on.
     pub(crate) fn insert(&mut self, tag: DeliveryTag, held: Held) {
-        self.bytes += held.size;
+        self.bytes += held.size as usize;
         self.held.insert(tag, held);
     }
 
@@ -125,9 +288,11 @@ impl State {
     pub(crate) fn take_unbegun(&mut self) -> Vec<DeliveryTag> {
         let mut unbegun = self.schedule.drain();
         let is_given = |held: &Held| held.stage == Stage::Given && !held.acknowledged;
-        let first = unbegun.len();
-        unbegun.extend(self.held.iter().filter(|(_, held)| is_given(held)).map(|(tag, _)| *tag));
-        unbegun[first..].sort_unstable();
+        let mut given: Vec<DeliveryTag> =
+            self.held.iter().filter(|(_, held)| is_given(held)).map(|(tag, _)| *tag).collect();
+        given.retain(|tag| self.takes_back(*tag));
+        given.sort_unstable();
+        unbegun.extend(given);
         let held = &self.held;
         self.ready.retain(|tag| {
             let keeps = held
@@ -161,9 +326,9 @@ impl State {
     /// Takes a message out of whatever it waits in.
     pub(crate) fn remove(&mut self, tag: DeliveryTag) -> Option<Held> {
         let held = self.held.remove(&tag)?;
-        self.bytes -= held.size;
+        self.bytes -= held.size as usize;
         if matches!(held.stage, Stage::Given | Stage::Running) {
-            self.running -= 1;
+            self.leave_slot(held.slot);
         }
         self.end_beginning(tag);
         Some(held)
@@ -206,6 +371,7 @@ impl Shared {
         producer: Arc<Producer>,
         declarations: Arc<Declarations>,
     ) -> Self {
+        let slots = Arc::new(Slots::new(options.concurrency));
         let identity = store.as_ref().and_then(|store| store.identity());
         let store_inline = identity.is_some_and(|identity| transport.same_server(&identity));
         Self {
@@ -217,7 +383,7 @@ impl Shared {
             declarations,
             consumer: OnceCell::new(),
             settle_queue: SettleQueue::default(),
-            state: Mutex::default(),
+            state: Mutex::new(State::new(slots)),
             deliverable: Notify::new(),
             capacity: Notify::new(),
             interrupt: Notify::new(),

@@ -6,7 +6,8 @@ use crate::state::{Shared, Stage};
 
 /// One JSON object: what is held, by stage, and what has happened so far.
 pub(crate) fn render(shared: &Shared) -> String {
-    let state = shared.state();
+    let mut state = shared.state();
+    state.see_begun();
     let at_stage = |wanted| state.held.values().filter(|held| held.stage == wanted).count();
     json!({
         "held": state.held.len(),

@@ -27,6 +27,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     while !shared.is_stopping() {
         let (asleep, pause) = (Instant::now(), shared.options.patience / 10);
         consume::stop_or(&shared, pause).await;
+        shared.state().see_begun();
         forgive_pause(&shared, asleep.elapsed().saturating_sub(pause));
         if shared.state().beginning.is_some() {
             // The time of one that had its last chance may be over.
@@ -99,8 +100,9 @@ fn give_up_running(shared: &Shared) -> bool {
         if let Some(most) = shared.options.lease_max_hold {
             return silence > most;
         }
-        let (hard, _) = held.request.time_limit;
-        let running = held.begun.map(|at| at.elapsed().as_secs_f64());
+        let Some(task) = held.task() else { return false };
+        let (hard, _) = task.request.time_limit;
+        let running = task.begun.map(|at| at.elapsed().as_secs_f64());
         hard.zip(running).is_some_and(|(hard, running)| running > hard + HARD_LIMIT_GRACE.as_secs_f64())
     });
     if given_up == 0 {
@@ -120,6 +122,7 @@ pub(crate) fn take_running(shared: &Shared, outcome: &Outcome, which: impl Fn(&H
     let mut taken: Vec<(DeliveryTag, String)> = Vec::new();
     {
         let mut state = shared.state();
+        state.see_begun();
         let running: Vec<DeliveryTag> = state
             .held
             .iter()
@@ -127,7 +130,7 @@ pub(crate) fn take_running(shared: &Shared, outcome: &Outcome, which: impl Fn(&H
             .map(|(tag, _)| *tag)
             .collect();
         for tag in running {
-            taken.extend(state.remove(tag).map(|held| (tag, held.request.id.clone())));
+            taken.extend(state.remove(tag).map(|held| (tag, held.task_id())));
         }
     }
     let count = taken.len();

@@ -12,6 +12,7 @@ use celeriac_result::ResultStore;
 use tokio::sync::OnceCell;
 
 use crate::options::WorkerOptions;
+use crate::slots::Slots;
 use crate::state::Shared;
 use crate::{begin, connect, consume, control, dead_watch, deliver, intake, lost, settle, stats, watchdog};
 
@@ -87,7 +88,19 @@ impl Worker {
         watchdog::beat(&self.shared);
     }
 
-    /// Takes what JavaScript can run now: one JSON array of deliveries and notices. To be called on JavaScript's thread.
+    /// What JavaScript looks at right before the body of each delivery, once it has set the first word to 1. The word of a
+    /// slot is twice the delivery's tag, as a whole number of 32 bits, until the body begins: it may when that could be changed
+    /// to one more in one step, and [`lease_left`](Self::lease_left) is not over.
+    pub fn slots(&self) -> Arc<Slots> {
+        Arc::clone(&self.shared.state().slots)
+    }
+
+    /// How long from now bodies may begin without asking [`begin`](Self::begin).
+    pub fn lease_left(&self) -> Duration {
+        self.shared.consumer.get().map(|consumer| consumer.lease_left()).unwrap_or_default()
+    }
+
+    /// Takes what JavaScript can run now: deliveries and notices, as lines. To be called on JavaScript's thread.
     pub fn collect(&self) -> String {
         deliver::collect(&self.shared)
     }

@@ -40,11 +40,12 @@ export class AsyncPool implements Pool {
     return this.#active === 0 ? Promise.resolve() : new Promise((resolve) => this.#idle.push(resolve))
   }
 
-  protected start(delivery: Delivery): Promise<void> {
+  protected start(delivery: Delivery): Promise<void> | undefined {
     return this.runner.run(delivery)
   }
 
-  #track(work: Promise<void>): void {
+  #track(work: Promise<void> | undefined): void {
+    if (work === undefined) return
     this.#active += 1
     void work.then(this.#ended, this.#ended)
   }

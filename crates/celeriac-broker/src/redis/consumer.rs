@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use celeriac_error::{Error, Result};
+use celeriac_protocol::{Message, envelope};
 use redis::Value;
 use tokio::task::AbortHandle;
 
@@ -314,6 +316,14 @@ impl Consumer for RedisConsumer {
 
     fn leases_stand(&self) -> bool {
         lease::stand(&self.core)
+    }
+
+    fn lease_left(&self) -> Duration {
+        lease::left(&self.core)
+    }
+
+    fn read(&self, raw: &Bytes) -> Option<Result<Message>> {
+        Some(envelope::decode(raw))
     }
 
     async fn lost(&self) -> Vec<DeliveryTag> {

@@ -57,6 +57,11 @@ pub(super) fn stand(core: &Core) -> bool {
     lock(&core.leases.state).renewed.age() < core.lease
 }
 
+/// How long from now they stand, whatever happens.
+pub(super) fn left(core: &Core) -> Duration {
+    core.lease.saturating_sub(lock(&core.leases.state).renewed.age())
+}
+
 /// Where the leases stand, and have without a gap for as long as this is the same; `None` while they do not.
 pub(super) fn unbroken(core: &Core) -> Option<u64> {
     let state = lock(&core.leases.state);

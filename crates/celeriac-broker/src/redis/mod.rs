@@ -8,6 +8,7 @@ mod begin;
 mod consumer;
 mod core;
 mod dead;
+mod direct;
 mod fanout;
 mod keys;
 mod lease;
@@ -35,13 +36,14 @@ use tokio::sync::watch;
 use self::consumer::RedisConsumer;
 use self::core::{Core, Sources, lock};
 use self::dead::DeadList;
+use self::direct::DirectConnection;
 use self::link::Link;
 use self::routing::Router;
 use self::settings::Settings;
 use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
 use crate::transport::{
-    ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, SHORTEST_LEASE, Subscription, Transport,
+    ConsumeOptions, Consumer, Direct, Exchange, Features, Publication, Queue, SHORTEST_LEASE, Subscription, Transport,
 };
 
 pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
@@ -50,9 +52,11 @@ pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
 #[allow(clippy::needless_pass_by_value)]
 pub(crate) fn open(url: &str, options: TransportOptions) -> Result<Arc<dyn Transport>> {
     let settings = Arc::new(Settings::new(url, &options)?);
+    let router = Arc::new(Router::new(Arc::clone(&settings)));
     Ok(Arc::new(RedisTransport {
         link: Link::new(Arc::clone(&settings)),
-        router: Arc::new(Router::new(Arc::clone(&settings))),
+        direct: DirectConnection::new(&settings, &router),
+        router,
         settings,
         closed: AtomicBool::new(false),
         ended: watch::Sender::new(false),
@@ -64,6 +68,7 @@ struct RedisTransport {
     settings: Arc<Settings>,
     /// For everything that does not block.
     link: Link,
+    direct: Option<Arc<DirectConnection>>,
     router: Arc<Router>,
     closed: AtomicBool,
     /// Tells subscriptions.
@@ -114,6 +119,10 @@ impl Transport for RedisTransport {
             return batch.iter().map(|_| self.check_open()).collect();
         }
         publish::publish(&self.settings, &self.router, &self.link, batch).await
+    }
+
+    fn direct(&self) -> Option<Arc<dyn Direct>> {
+        self.direct.clone().map(|direct| direct as Arc<dyn Direct>)
     }
 
     async fn consume(&self, options: ConsumeOptions) -> Result<Arc<dyn Consumer>> {
@@ -182,6 +191,9 @@ impl Transport for RedisTransport {
 
     async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        if let Some(direct) = &self.direct {
+            direct.close();
+        }
         self.ended.send_replace(true);
         let consumers: Vec<_> = lock(&self.consumers).drain(..).filter_map(|weak| weak.upgrade()).collect();
         for consumer in consumers {

@@ -25,12 +25,15 @@ pub(super) struct Prepared {
 /// Encodes and routes; the tables have been read by [`Router::prepare`].
 pub(super) fn prepare(router: &Router, publication: &Publication) -> Result<Prepared> {
     let destinations = router.destinations(publication)?;
-    let payload = envelope::encode(&publication.message, &publication.exchange, &publication.routing_key);
-    Ok(Prepared {
-        destinations,
-        payload: payload.into(),
-        priority: publication.message.properties.priority.unwrap_or(0),
-    })
+    Ok(Prepared { destinations, payload: encode(publication), priority: priority(publication) })
+}
+
+fn encode(publication: &Publication) -> Bytes {
+    envelope::encode(&publication.message, &publication.exchange, &publication.routing_key).into()
+}
+
+fn priority(publication: &Publication) -> u8 {
+    publication.message.properties.priority.unwrap_or(0)
 }
 
 /// The messages of one list, in order, with their places in the batch.
@@ -54,7 +57,20 @@ pub(super) async fn publish(
     let mut newest: HashMap<String, usize> = HashMap::new();
     let mut channels: Vec<(String, usize)> = Vec::new();
     let mut expiring: HashMap<String, u64> = HashMap::new();
+    // The message before, and its list where that is the only place it goes to: mostly the next goes there too.
+    let mut before: Option<(&Publication, usize)> = None;
     for (place, publication) in batch.iter().enumerate() {
+        if let Some((other, push)) = before
+            && other.goes_the_same_way(publication)
+            && priority(other) == priority(publication)
+            && pushes[push].places.len() < MESSAGES_PER_PUSH
+        {
+            pushes[push].places.push(place);
+            payloads.push(encode(publication));
+            results.push(Ok(()));
+            continue;
+        }
+        before = None;
         let prepared = match prepare(router, publication) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -63,6 +79,7 @@ pub(super) async fn publish(
                 continue;
             }
         };
+        let is_only = prepared.destinations.len() == 1;
         for destination in prepared.destinations {
             match destination {
                 Destination::Channel(channel) => channels.push((channel, place)),
@@ -72,14 +89,19 @@ pub(super) async fn publish(
                             .extend(settings.keys.lists(&queue).into_iter().map(|list| (list, milliseconds)));
                     }
                     let list = settings.keys.list(&queue, prepared.priority);
-                    match newest.get(&list) {
+                    let push = match newest.get(&list) {
                         Some(&push) if pushes[push].places.len() < MESSAGES_PER_PUSH => {
                             pushes[push].places.push(place);
+                            push
                         }
                         _ => {
                             newest.insert(list.clone(), pushes.len());
                             pushes.push(Push { list, places: vec![place] });
+                            pushes.len() - 1
                         }
+                    };
+                    if is_only {
+                        before = Some((publication, push));
                     }
                 }
             }

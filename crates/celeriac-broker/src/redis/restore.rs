@@ -109,6 +109,39 @@ impl Outage {
     }
 }
 
+/// Leaves turns to others after one that failed though the server answers: what is due may be too much for our line, and whoever
+/// comes first to each turn would keep it from everybody.
+#[derive(Default)]
+struct Restraint {
+    /// How many failed in a row.
+    failures: u32,
+    /// How many turns are to be left out.
+    left: u32,
+}
+
+impl Restraint {
+    /// The most turns that are left out in a row, as a power of two.
+    const MOST: u32 = 5;
+
+    /// Whether to ask for the next turn.
+    fn asks(&mut self) -> bool {
+        let asks = self.left == 0;
+        self.left = self.left.saturating_sub(1);
+        asks
+    }
+
+    /// A turn was used.
+    fn used(&mut self, outcome: &Result<()>) {
+        match outcome {
+            Ok(()) => *self = Self::default(),
+            Err(_) => {
+                self.left = 1 << self.failures.min(Self::MOST);
+                self.failures += 1;
+            }
+        }
+    }
+}
+
 /// How often this consumer gives a sign of life: with a short lease more often, as the others see whether it can renew it.
 fn interval(core: &Core) -> Duration {
     INTERVAL.min(core.lease / 3)
@@ -117,11 +150,12 @@ fn interval(core: &Core) -> Duration {
 /// Signs of life; whoever's turn it is restores.
 pub(super) async fn keep(core: Arc<Core>) {
     let (mut outage, since) = (Outage::None, Moment::now());
+    let (mut with_ours, mut with_kombu) = (Restraint::default(), Restraint::default());
     loop {
         outage = outage.before(&core);
         let asks = Asks {
-            ours: matches!(outage, Outage::None) && lease::stand(&core),
-            kombu: true,
+            ours: matches!(outage, Outage::None) && lease::stand(&core) && with_ours.asks(),
+            kombu: with_kombu.asks(),
             grace: outage.grace(&core, since),
         };
         let (sent, began) = (Moment::now(), Instant::now());
@@ -131,10 +165,10 @@ pub(super) async fn keep(core: Arc<Core>) {
         if let Ok((ours, kombu)) = turns {
             if ours && matches!(outage, Outage::None) {
                 let _ = empty_abandoned_lists(&core).await;
-                let _ = restore(&core, Whose::Ours).await;
+                with_ours.used(&restore(&core, Whose::Ours).await);
             }
             if kombu {
-                let _ = restore(&core, Whose::Kombu).await;
+                with_kombu.used(&restore(&core, Whose::Kombu).await);
             }
         }
         // Spread, so that a fleet that was started at once does not ask at once.

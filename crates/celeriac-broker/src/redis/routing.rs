@@ -125,27 +125,33 @@ impl Router {
         publications: impl Iterator<Item = &'a Publication>,
     ) -> Result<()> {
         let mut wanted: Vec<Arc<str>> = Vec::new();
+        let mut before: Option<&Publication> = None;
         for publication in publications {
-            let name = &publication.exchange;
-            if name.is_empty()
-                || matches!(publication.exchange_type, ExchangeType::Fanout | ExchangeType::Headers)
-                || wanted.contains(name)
-            {
+            if before.replace(publication).is_some_and(|other| other.goes_the_same_way(publication)) {
                 continue;
             }
-            let known = self.state().tables.get(name).map(|(read, table)| (*read, Arc::clone(table)));
-            let fits = known.is_some_and(|(read, table)| {
-                read.elapsed() < BELIEVED
-                    && !matches(publication.exchange_type, &table, &publication.routing_key).is_empty()
-            });
-            if !fits {
-                wanted.push(Arc::clone(name));
+            if !wanted.contains(&publication.exchange) && !self.knows(publication) {
+                wanted.push(Arc::clone(&publication.exchange));
             }
         }
         if wanted.is_empty() {
             return Ok(());
         }
         self.read(link, &wanted).await
+    }
+
+    /// Whether [`destinations`](Self::destinations) can be asked without reading a table before.
+    pub(super) fn knows(&self, publication: &Publication) -> bool {
+        if publication.exchange.is_empty()
+            || matches!(publication.exchange_type, ExchangeType::Fanout | ExchangeType::Headers)
+        {
+            return true;
+        }
+        let known = self.state().tables.get(&publication.exchange).cloned();
+        known.is_some_and(|(read, table)| {
+            read.elapsed() < BELIEVED
+                && !matches(publication.exchange_type, &table, &publication.routing_key).is_empty()
+        })
     }
 
     async fn read(&self, link: &Link, exchanges: &[Arc<str>]) -> Result<()> {

@@ -1,15 +1,17 @@
 -- Settles deliveries. Each is first checked: a claim that was lost publishes nothing and stores nothing.
 --
 -- KEYS  1 unacked, 2 unacked index, 3 leases, 4 to 7 the dead list (see bury.lua)
--- ARGV  1 the database of KEYS, then for each delivery:
---       how it is held ('u' in unacked | 'b' the same, and then a key that goes with it | 'd' in the dead list), its tag there,
+-- ARGV  1 the database of KEYS, 2 lease in ms, then parts:
+--       'p', and what has nothing about it but a result and an acknowledgement, all together: database of the results, lifetime
+--       in ms, number of deliveries with a result, number of those without, the tags of all, {key, document} for each of the first
+--       | one delivery: how it is held ('u' in unacked | 'b' the same, and then a key that goes with it | 'd' in the dead list), its tag there,
 --       number of messages, {'L' list | 'P' channel, name, message}…,
 --       '0' | '1', database, key, document, lifetime in ms (what is stored),
 --       what becomes of it: 'a' | 'r', list, message (the same, 'k' instead of 'r' keeps the key) |
 --       'd', entry, milliseconds since 1970, length of the message
 -- Gives for each 1 done, 0 lost, {id in the dead list}, or the text of an error, after which it is still held.
 
-local at, own = 1, ARGV[1]
+local at, own = 2, ARGV[1]
 local function take()
   at = at + 1
   return ARGV[at]
@@ -34,6 +36,67 @@ end
 redis.call('ZREM', KEYS[3], '')
 
 local replies, gone = {}, {}
+
+-- Whoever takes a claim takes it out of the index in the same step, kombu as well as ours: where all of them were in it, all
+-- stand. One that was not stands only if its record is in its place.
+local function settle_plain(database, lifetime, stored, count)
+  local first = at + 1
+  at = at + count
+  local all_stand = redis.call('ZREM', KEYS[2], unpack(ARGV, first, at)) == count
+  local done, kept = {}, {}
+  if stored > 0 and database ~= own then
+    redis.call('SELECT', database)
+  end
+  for place = 0, count - 1 do
+    local tag, reply = ARGV[first + place], 1
+    if not all_stand then
+      if database ~= own and place < stored then
+        redis.call('SELECT', own)
+      end
+      reply = redis.call('HEXISTS', KEYS[1], tag)
+      if database ~= own and place < stored then
+        redis.call('SELECT', database)
+      end
+    end
+    if place < stored then
+      if reply == 1 then
+        local is_stored, failure = pcall(store_result, ARGV[at + 1], ARGV[at + 2], lifetime)
+        if not is_stored then
+          reply = type(failure) == 'table' and failure.err or tostring(failure)
+        end
+      end
+      at = at + 2
+      if place == stored - 1 and database ~= own then
+        redis.call('SELECT', own)
+      end
+    end
+    replies[#replies + 1] = reply
+    if reply == 1 then
+      done[#done + 1] = tag
+    elseif reply ~= 0 then
+      kept[#kept + 1] = tag
+    end
+  end
+  if #done > 0 then
+    redis.call('HDEL', KEYS[1], unpack(done))
+    redis.call('ZREM', KEYS[3], unpack(done))
+  end
+  if #kept > 0 then
+    -- Still held, as after a renewal: whoever restores must find them should nobody come to settle them again.
+    local time = redis.call('TIME')
+    local expiry = string.format('%.3f', time[1] + time[2] / 1000000 + ARGV[2] / 1000)
+    for _, tag in ipairs(kept) do
+      redis.call('ZADD', KEYS[2], expiry, tag)
+    end
+  end
+end
+
+while ARGV[at + 1] == 'p' do
+  take()
+  local database, lifetime = take(), take()
+  local stored, others = tonumber(take()), tonumber(take())
+  settle_plain(database, lifetime, stored, stored + others)
+end
 while at < #ARGV do
   local holder, counted = take(), nil
   if holder == 'b' then

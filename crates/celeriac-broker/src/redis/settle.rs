@@ -59,15 +59,22 @@ async fn ask(core: &Core, batch: &[Settlement]) -> Vec<Result<Answer>> {
         _ => (0, std::cmp::Reverse(crate::transport::DeliveryTag(0))),
     });
 
+    // What has nothing about it goes first, so that the script settles it together.
+    let plain: Vec<bool> =
+        batch.iter().map(|one| held.get(&one.tag.0).is_some_and(|held| is_plain(held, one))).collect();
+    order.sort_by_key(|&place| !plain[place]);
     let weight = |place: usize| held.get(&batch[place].tag.0).map_or(0, |held| bytes_of(held, &batch[place]));
     for chunk in scripts(&order, weight) {
         let keys = &core.settings.keys;
         let mut places = vec![keys.unacked.clone(), keys.unacked_index.clone(), keys.leases()];
         places.extend(keys.dead_list());
         let mut call = SETTLE.call(&places);
-        call.arg(core.settings.database);
+        call.arg(core.settings.database).arg(core.lease_ms());
         let mut sent = Vec::with_capacity(chunk.len());
-        for &place in chunk {
+        let together = chunk.partition_point(|&place| plain[place]);
+        let (together, others) = chunk.split_at(together);
+        add_plain(&mut call, &held, batch, together, &mut sent);
+        for &place in others {
             let settlement = &batch[place];
             match held.get(&settlement.tag.0) {
                 None => results[place] = Some(Ok((Settled::Lost, None))),
@@ -194,6 +201,56 @@ fn answer(url: &str, reply: Value) -> Result<Answer> {
             Ok((Settled::Done, ids.first().and_then(|id| i64::from_redis_value_ref(id).ok())))
         }
         other => Err(Error::Internal(format!("the settling script gave {other:?}"))),
+    }
+}
+
+/// Whether there is nothing about a settlement but a result and an acknowledgement.
+fn is_plain(held: &Held, settlement: &Settlement) -> bool {
+    !held.buried
+        && held.counted.is_none()
+        && settlement.publish.is_empty()
+        && matches!(settlement.outcome, Outcome::Ack)
+}
+
+/// Adds what [`is_plain`], in parts by database and lifetime of the results, which are most often the same for all.
+fn add_plain(
+    call: &mut Cmd,
+    held: &HashMap<u64, Held>,
+    batch: &[Settlement],
+    places: &[usize],
+    sent: &mut Vec<usize>,
+) {
+    let stored = |place: &usize| {
+        let Some(InlineStore::Redis { database, key, value, expires }) = &batch[*place].store else {
+            return None;
+        };
+        Some(((*database, lifetime_ms(*expires)), key, value))
+    };
+    let (mut with, mut without): (Vec<usize>, Vec<usize>) =
+        places.iter().partition(|place| stored(place).is_some());
+    with.sort_by_key(|place| stored(place).map(|(kind, ..)| kind));
+    let mut parts: Vec<(Vec<usize>, Vec<usize>)> = with
+        .chunk_by(|one, other| stored(one).map(|(kind, ..)| kind) == stored(other).map(|(kind, ..)| kind))
+        .map(|part| (part.to_vec(), Vec::new()))
+        .collect();
+    match parts.last_mut() {
+        Some(last) => last.1 = without,
+        None if without.is_empty() => return,
+        None => parts.push((Vec::new(), std::mem::take(&mut without))),
+    }
+    for (with, without) in parts {
+        let (database, lifetime) = with.first().and_then(stored).map(|(kind, ..)| kind).unwrap_or_default();
+        call.arg("p").arg(database).arg(lifetime).arg(with.len()).arg(without.len());
+        for place in with.iter().chain(&without) {
+            if let Some(held) = held.get(&batch[*place].tag.0) {
+                call.arg(&*held.id);
+            }
+        }
+        for (_, key, value) in with.iter().filter_map(stored) {
+            call.arg(key).arg(value);
+        }
+        sent.extend(with);
+        sent.extend(without);
     }
 }
 

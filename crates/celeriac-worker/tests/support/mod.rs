@@ -143,7 +143,7 @@ impl Bench {
 pub(crate) async fn next(worker: &Worker) -> Vec<Value> {
     loop {
         assert!(timeout(PATIENCE, worker.wait()).await.expect("a delivery in time"), "the worker is over");
-        let items: Vec<Value> = serde_json::from_str(&worker.collect()).unwrap();
+        let items = items(&worker.collect());
         for tag in items.iter().filter_map(|item| item[0].as_u64()) {
             assert!(worker.begin(tag), "delivery {tag} may begin");
         }
@@ -151,6 +151,26 @@ pub(crate) async fn next(worker: &Worker) -> Vec<Value> {
             return items;
         }
     }
+}
+
+/// The lines of a batch: a task as `[tag, name, id, args, kwargs, tagged, request]`, after `"redelivered"` where its begin is
+/// counted.
+fn items(batch: &str) -> Vec<Value> {
+    let mut lines = batch.lines();
+    let mut items = Vec::new();
+    while let Some(line) = lines.next() {
+        let mut item: Value = serde_json::from_str(line).unwrap();
+        if item[0].is_u64() {
+            let flags = item[5].as_u64().unwrap();
+            item[5] = Value::from(flags & 1 != 0);
+            item[6] = serde_json::from_str(lines.next().unwrap()).unwrap();
+            if flags & 4 != 0 {
+                item = serde_json::json!(["redelivered", item]);
+            }
+        }
+        items.push(item);
+    }
+    items
 }
 
 pub(crate) fn outcome(item: &Value, rest: &str) -> String {

@@ -1,0 +1,289 @@
+//! A connection that the thread of a sender writes to itself: one LPUSH at a time, and its answer.
+//!
+//! redis-rs logs in, packs the commands and reads the answers. Its own connections are driven by a task, which the thread of
+//! the sender would have to wake first.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use celeriac_error::{Error, Result};
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::socket2::SockRef;
+use redis::{AsyncConnectionConfig, ConnectionAddr, RedisError, Value, cmd, parse_redis_value};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, tcp};
+#[cfg(unix)]
+use tokio::net::{UnixStream, unix};
+use tokio::sync::Notify;
+
+use super::core::lock;
+use super::link::{explain, limited};
+use super::publish::prepare;
+use super::routing::{Destination, Router};
+use super::settings::Settings;
+use crate::transport::{Direct, Publication};
+
+/// The longest message that goes this way. What is longer might not fit into the socket's buffer.
+const LONGEST: usize = 64 * 1024;
+
+/// The longest answer: that to LPUSH is a number, or an error.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// The connection, when there is one.
+pub(super) struct DirectConnection {
+    settings: Arc<Settings>,
+    router: Arc<Router>,
+    wire: Mutex<Option<Arc<Wire>>>,
+}
+
+/// An open connection.
+struct Wire {
+    writer: Writer,
+    reader: Mutex<Reader>,
+    /// What did not fit into the socket's buffer.
+    unsent: Mutex<Vec<u8>>,
+    /// There is something of that kind.
+    stuck: Notify,
+}
+
+struct Reader {
+    stream: Box<dyn AsyncRead + Send + Unpin>,
+    /// What was read of the next answer.
+    answer: Vec<u8>,
+}
+
+enum Writer {
+    Tcp(tcp::OwnedWriteHalf),
+    #[cfg(unix)]
+    Unix(unix::OwnedWriteHalf),
+}
+
+impl DirectConnection {
+    /// `None` where the connection is encrypted: then redis-rs's own does everything.
+    pub(super) fn new(settings: &Arc<Settings>, router: &Arc<Router>) -> Option<Arc<Self>> {
+        match settings.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(..) => {}
+            #[cfg(unix)]
+            ConnectionAddr::Unix(_) => {}
+            _ => return None,
+        }
+        let (settings, router) = (Arc::clone(settings), Arc::clone(router));
+        Some(Arc::new(Self { settings, router, wire: Mutex::default() }))
+    }
+
+    fn wire(&self) -> Option<Arc<Wire>> {
+        lock(&self.wire).clone()
+    }
+
+    async fn connect(&self) -> redis::RedisResult<Arc<Wire>> {
+        let info = self.settings.client.get_connection_info();
+        let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, _) = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let wanted = info.tcp_settings();
+                stream.set_nodelay(wanted.nodelay())?;
+                let socket = SockRef::from(&stream);
+                if let Some(keepalive) = wanted.keepalive() {
+                    socket.set_tcp_keepalive(keepalive)?;
+                }
+                #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+                socket.set_tcp_user_timeout(wanted.user_timeout())?;
+                let (reader, writer) = stream.into_split();
+                (Box::new(reader), Writer::Tcp(writer))
+            }
+            #[cfg(unix)]
+            ConnectionAddr::Unix(path) => {
+                let (reader, writer) = UnixStream::connect(path).await?.into_split();
+                (Box::new(reader), Writer::Unix(writer))
+            }
+            _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+        };
+        let wire = Arc::new(Wire {
+            writer,
+            reader: Mutex::new(Reader { stream: reader, answer: Vec::new() }),
+            unsent: Mutex::default(),
+            stuck: Notify::new(),
+        });
+        // redis-rs logs in over a stream of its own, which ends here.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None);
+        let login = Login(Arc::clone(&wire));
+        drop(MultiplexedConnection::new_with_config(info.redis_settings(), login, config).await?);
+        Ok(wire)
+    }
+}
+
+#[async_trait]
+impl Direct for DirectConnection {
+    fn is_open(&self) -> bool {
+        lock(&self.wire).is_some()
+    }
+
+    async fn open(&self) -> Result<()> {
+        let opened = limited(self.settings.connect_timeout, self.connect()).await;
+        let wire = opened.map_err(|error| explain(&self.settings.url, &error))?;
+        *lock(&self.wire) = Some(wire);
+        Ok(())
+    }
+
+    fn encode(&self, publication: &Publication) -> Option<Vec<u8>> {
+        if !self.is_open() || publication.message.body.len() > LONGEST || !self.router.knows(publication) {
+            return None;
+        }
+        // What is wrong with it, the other way will tell.
+        let prepared = prepare(&self.router, publication).ok()?;
+        let [Destination::Queue(queue)] = &prepared.destinations[..] else { return None };
+        if prepared.payload.len() > LONGEST || self.router.expires(queue).is_some() {
+            return None;
+        }
+        let list = self.settings.keys.list(queue, prepared.priority);
+        Some(cmd("LPUSH").arg(list).arg(&prepared.payload[..]).get_packed_command())
+    }
+
+    fn write(&self, bytes: &[u8]) -> bool {
+        let Some(wire) = self.wire() else { return false };
+        match wire.writer.try_write(bytes) {
+            Ok(written) if written == bytes.len() => true,
+            Ok(0) => false,
+            Ok(written) => {
+                lock(&wire.unsent).extend_from_slice(&bytes[written..]);
+                wire.stuck.notify_one();
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn outcome(&self) -> Result<()> {
+        let Some(wire) = self.wire() else { return Err(Error::Closed("connection to the broker")) };
+        match wire.answer().await {
+            Ok(Value::Int(_)) => Ok(()),
+            Ok(Value::ServerError(error)) => Err(explain(&self.settings.url, &RedisError::from(error))),
+            Ok(other) => {
+                self.close();
+                let reason = format!("it answered LPUSH with {other:?}");
+                Err(Error::BrokerUnavailable { url: self.settings.url.clone(), reason })
+            }
+            Err(error) => {
+                self.close();
+                Err(explain(&self.settings.url, &error))
+            }
+        }
+    }
+
+    fn close(&self) {
+        *lock(&self.wire) = None;
+    }
+}
+
+impl Wire {
+    /// The next answer.
+    async fn answer(&self) -> redis::RedisResult<Value> {
+        loop {
+            let is_stuck = !lock(&self.unsent).is_empty();
+            tokio::select! {
+                biased;
+                answer = poll_fn(|context| self.poll_answer(context)) => return answer,
+                ready = self.writer.writable(), if is_stuck => {
+                    ready?;
+                    self.write_rest()?;
+                }
+                () = self.stuck.notified() => {}
+            }
+        }
+    }
+
+    /// Every answer to LPUSH is one line.
+    fn poll_answer(&self, context: &mut Context<'_>) -> Poll<redis::RedisResult<Value>> {
+        let Reader { stream, answer } = &mut *lock(&self.reader);
+        while !answer.ends_with(b"\n") {
+            if answer.len() > LONGEST_ANSWER {
+                let error = io::Error::new(io::ErrorKind::InvalidData, "an answer without an end");
+                return Poll::Ready(Err(error.into()));
+            }
+            let mut room = [MaybeUninit::uninit(); 512];
+            let mut buffer = ReadBuf::uninit(&mut room);
+            ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+            if buffer.filled().is_empty() {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+            }
+            answer.extend_from_slice(buffer.filled());
+        }
+        let value = parse_redis_value(answer);
+        answer.clear();
+        Poll::Ready(value)
+    }
+
+    fn write_rest(&self) -> io::Result<()> {
+        let mut unsent = lock(&self.unsent);
+        while !unsent.is_empty() {
+            match self.writer.try_write(&unsent) {
+                Ok(written) => drop(unsent.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Writer {
+    async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.writable().await,
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.writable().await,
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_write(bytes),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.try_write(bytes),
+        }
+    }
+}
+
+/// Lends the connection to redis-rs.
+struct Login(Arc<Wire>);
+
+impl AsyncRead for Login {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut *lock(&self.0.reader).stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Login {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.0.writer.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // A login is shorter than the socket's buffer: not to be written before the connection is ready is all.
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            outcome => Poll::Ready(outcome),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// It goes on without redis-rs.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
