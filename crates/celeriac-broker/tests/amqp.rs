@@ -179,15 +179,15 @@ async fn a_wrong_password_a_missing_vhost_and_a_closed_port_are_told_apart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_login_method_says_who_it_is() {
     let server = RabbitMqServer::shared().await;
-    for (query, code) in [
-        ("login_method=PLAIN&heartbeat=0", None),
-        ("login_method=AMQPLAIN", None),
-        // The server has no plugin that reads it from a certificate.
-        ("login_method=EXTERNAL", Some(false)),
+    for (query, is_let_in) in [
+        ("login_method=PLAIN&heartbeat=0", true),
+        ("login_method=AMQPLAIN", true),
+        // The server has no plugin that reads it from a certificate, and hangs up.
+        ("login_method=EXTERNAL", false),
     ] {
         let transport = open(&format!("{}?{query}", server.url()));
         let connected = within(transport.connect()).await;
-        assert_eq!(connected.as_ref().err().map(celeriac_error::Error::is_transient), code, "{connected:?}");
+        assert_eq!(connected.is_ok(), is_let_in, "{query}: {connected:?}");
         transport.close().await;
     }
 }
