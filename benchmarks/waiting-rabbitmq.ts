@@ -9,7 +9,7 @@ import { startRabbit } from './support/rabbitmq.ts'
 
 const RATES = [
   { rate: 50, messages: 250 },
-  { rate: 2000, messages: 4000 },
+  { rate: 500, messages: 1000 },
 ] as const
 const IDLE_SECONDS = 10
 

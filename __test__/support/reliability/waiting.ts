@@ -51,7 +51,7 @@ export async function measureWaiting(
   const counter = await FrameCounter.start(Number(new URL(url).port))
   const relayed = new URL(url)
   relayed.port = String(counter.port)
-  const app = new Celery('sender', { broker: url, ...common })
+  const app = new Celery('sender', { broker: url, publishTimeout: 60, ...common })
   const counted = await startWorkers(workers, queues, { broker: String(relayed), ...common })
   const direct: Idle[] = []
   try {
