@@ -1,6 +1,7 @@
 // `npm run bench`: benchmarks/bench.ts with everything that it needs. Options go to it: see benchmarks/README.md. With `--built`
 // what was built before is measured as it is.
 // `npm run bench:short`: benchmarks/short.ts.
+// `npm run bench:waiting-rabbitmq`: benchmarks/waiting-rabbitmq.ts.
 // `npm run bench:waiting`: the Rust program crates/celeriac-broker/examples/waiting.rs.
 
 import { spawn } from 'node:child_process'
@@ -26,6 +27,7 @@ import {
   installPackages,
   must,
   pythonWithCelery,
+  rabbitMqServer,
   redisServer,
   root,
   run,
@@ -134,7 +136,14 @@ async function installApart(folder) {
   return target
 }
 
-const COMMANDS = { complete, short, waiting }
+async function waitingRabbitMq() {
+  await installPackages()
+  await rabbitMqServer()
+  if (!isBuilt) await build()
+  return typescript('waiting-rabbitmq.ts', {})
+}
+
+const COMMANDS = { complete, short, waiting, 'waiting-rabbitmq': waitingRabbitMq }
 
 try {
   process.exitCode = await COMMANDS[name]()

@@ -94,7 +94,7 @@ test('every file of the reliability tests holds an invariant of docs/reliability
   const files = readdirSync(join(root, '__test__', 'reliability')).map((name) => name.replace('.test.ts', ''))
   const rows = readFileSync(join(root, 'docs', 'reliability.md'), 'utf8').match(/^\| \d+ \|.*$/gm) ?? []
   expect(rows.map((row) => row.split('|')[1]?.trim())).toEqual(rows.map((_, index) => `${index + 1}`))
-  const named = rows.flatMap((row) => row.split('|')[6]?.match(/[\w-]+/g) ?? [])
+  const named = rows.flatMap((row) => row.split('|')[7]?.match(/[\w-]+/g) ?? [])
   // That one is about the harness itself.
   expect(new Set(named)).toEqual(new Set(files.filter((name) => name !== 'brokers')))
 })

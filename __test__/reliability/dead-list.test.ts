@@ -141,6 +141,8 @@ describe.each(brokers)('$name', (kind) => {
       const { code, stderr } = await deadWithImpatientReader(broker, 'list', ...flags)
       expect([code, stderr]).toEqual([0, ''])
     }
+    // RabbitMQ has only queues that somebody declared.
+    await broker.push('elsewhere')
     const moved = letters.slice(0, 3).map(({ id }) => id)
     expect(await deadLetters.replay(moved, { queue: 'elsewhere' })).toBe(3)
     expect((await deadOutput(broker, 'replay', '--all', '--queue', 'node')).toString()).toBe(

@@ -77,13 +77,15 @@ for (const kind of brokers) {
       const before = memoryOf(worker)
 
       const size = 100_000_000
+      // To look at its dead list RabbitMQ hands out all that is in it.
+      const times = kind.name === 'RabbitMQ' ? 1 : 3
       const bad = Buffer.alloc(size, '[')
       const long = bytesOf(
         protocol2({ task: 'hostile.length', id: 'long', queue: 'celery', args: ['x'.repeat(size)] }),
       )
       const dead = workers.deadList()
       const rounds: number[] = []
-      for (let round = 1; round <= 3; round++) {
+      for (let round = 1; round <= times; round++) {
         await broker.push('celery', bad)
         await broker.push('celery', long, goodMessage(`after ${round}`, 'celery'))
         await workers.ledger.until(60, 'the good tasks', () => {
@@ -93,24 +95,30 @@ for (const kind of brokers) {
         await until(10, 'nothing held', async () => (await broker.held()) === 0)
         rounds.push(memoryOf(worker).now)
       }
-      expect(workers.ledger.after('length')).toEqual(Array.from({ length: 3 }, () => `"long" ${size}`))
+      expect(workers.ledger.after('length')).toEqual(Array.from({ length: times }, () => `"long" ${size}`))
       for (const { raw, reason } of await dead.read(1)) {
         expect(reason).toBe('malformed')
         expect(broker.asKept(raw).equals(broker.asKept(bad))).toBe(true)
       }
       const complaints = workers.complaints().map(({ message }) => message)
-      expect(complaints).toEqual(Array.from({ length: 3 }, () => expect.stringMatching(/^Refused a message/)))
+      expect(complaints).toEqual(
+        Array.from({ length: times }, () => expect.stringMatching(/^Refused a message/)),
+      )
 
       // Work that makes V8 collect.
       const ids = Array.from({ length: 20_000 }, (_, index) => `work ${index}`)
       await broker.push('celery', ...ids.map((id) => goodMessage(id, 'celery')))
-      await workers.ledger.until(60, 'the tasks after it', () => workers.good.length === 4 + ids.length)
+      await workers.ledger.until(
+        60,
+        'the tasks after it',
+        () => workers.good.length === 1 + times + ids.length,
+      )
       const after = memoryOf(worker)
       figure(
         `${kind.name}: resident memory of a worker in MB`,
         `${before.now} before, ${rounds.join(', ')} after each 100 MB, ${after.peak} at most, ${after.now} in the end`,
       )
-      // Connections may keep room for the largest message that they carried; each of the three adds nothing to that.
+      // Connections may keep room for the largest message that they carried; each of them adds nothing to that.
       expect(after.now).toBeLessThan(before.now + 600)
       await workers.stop()
       await broker.stop()

@@ -62,7 +62,9 @@ export async function startRabbitMq(): Promise<RabbitMq> {
 /** Starts RabbitMQ; whoever has it ends it. */
 export async function startLastingRabbitMq(): Promise<RabbitMq> {
   const server = await startAid('CELERIAC_RABBITMQ', ['--set', MEMORY], DEADLINE)
-  let { port, processId } = JSON.parse(server.first) as { port: number; processId: number }
+  const first = JSON.parse(server.first) as { port: number; processId: number }
+  const { port } = first
+  let { processId } = first
   const obey = async (command: string): Promise<{ output?: string; processId?: number }> => {
     const answer = JSON.parse(await server.tell(command)) as {
       error?: string
