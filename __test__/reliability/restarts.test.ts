@@ -139,7 +139,7 @@ async function answer(port: number, greeting: string, answers: string): Promise<
 }
 
 describe('Redis under load loses no task that delay() has confirmed, and work goes on by itself', () => {
-  test('when it is killed and started again 5 times', async () => {
+  test('when it is killed and started again 5 times', { timeout: 600_000 }, async () => {
     await expectSurvival(
       redis,
       5,
@@ -211,7 +211,7 @@ describe('Redis under load loses no task that delay() has confirmed, and work go
 })
 
 describe('RabbitMQ under load loses no task that delay() has confirmed, and work goes on by itself', () => {
-  test('when it is killed and started again 5 times', async () => {
+  test('when it is killed and started again 5 times', { timeout: 600_000 }, async () => {
     await expectSurvival(
       rabbitMq,
       5,
