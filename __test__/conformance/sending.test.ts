@@ -54,7 +54,7 @@ async function warm(): Promise<number> {
 /** The first arguments of what is in the queue, oldest first. */
 async function sent(): Promise<number[]> {
   const raw = await redis.command('--json', 'LRANGE', 'celery', '0', '-1')
-  return (JSON.parse(raw) as string[]).reverse().map((text) => {
+  return (JSON.parse(raw) as string[]).toReversed().map((text) => {
     const { body } = JSON.parse(text) as { body: string }
     return (JSON.parse(Buffer.from(body, 'base64').toString()) as [[number]])[0][0]
   })
