@@ -35,7 +35,14 @@ export class Answers {
       return true
     }
     const onread = { buffer: Buffer.allocUnsafeSlow(LENGTH), callback }
-    const socket = new Socket({ fd: descriptor, readable: true, writable: false, onread })
+    let socket: Socket
+    try {
+      socket = new Socket({ fd: descriptor, readable: true, writable: false, onread })
+    } catch {
+      // Without it such calls go the way of all others.
+      answer('')
+      return
+    }
     this.#socket = socket
     // What is wrong with it, the core finds out by itself.
     socket.on('error', () => {})

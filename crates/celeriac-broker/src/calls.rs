@@ -1,5 +1,6 @@
 //! Many task calls in one text, which crosses from JavaScript faster than the texts of each.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -53,10 +54,12 @@ impl Call {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for one that looks like JSON and is none.
-    pub fn task_id(&self) -> Result<std::borrow::Cow<'_, str>> {
+    pub fn task_id(&self) -> Result<Cow<'_, str>> {
         let id = &self.text[self.task_id.clone()];
         if id.starts_with('"') {
-            return serde_json::from_str::<String>(id).map(Into::into).map_err(|_| malformed("the id of a task"));
+            return serde_json::from_str::<String>(id)
+                .map(Into::into)
+                .map_err(|_| malformed("the id of a task"));
         }
         Ok(id.into())
     }

@@ -23,6 +23,6 @@ mod virtual_exchange;
 pub use dead::DeadLetter;
 pub use registry::{TransportOptions, open, schemes};
 pub use transport::{
-    ConsumeOptions, Consumer, Delivery, DeliveryTag, Direct, Exchange, ExchangeType, Features, InlineStore, Outcome,
-    Publication, Queue, Settled, Settlement, Subscription, Transport, Watch,
+    ConsumeOptions, Consumer, Delivery, DeliveryTag, Direct, Exchange, ExchangeType, Features, InlineStore,
+    Outcome, Publication, Queue, Settled, Settlement, Subscription, Transport, Watch,
 };

@@ -211,7 +211,15 @@ impl Publisher {
             direct: transport.direct(),
         });
         let report = Box::new(report);
-        let flusher = Flusher { shared: Arc::clone(&shared), transport, report, alone: 0, look: None, seen: None, is_late: false };
+        let flusher = Flusher {
+            shared: Arc::clone(&shared),
+            transport,
+            report,
+            alone: 0,
+            look: None,
+            seen: None,
+            is_late: false,
+        };
         runtime.spawn(flusher.run());
         Self { shared }
     }
@@ -225,7 +233,10 @@ impl Publisher {
         let mut buffer = shared.open()?;
         let (item, payload) = shared.item(pending);
         let direct = shared.direct.as_ref().filter(|_| {
-            buffer.may_write && buffer.items.is_empty() && buffer.direct.is_none() && shared.is_declared(&item)
+            buffer.may_write
+                && buffer.items.is_empty()
+                && buffer.direct.is_none()
+                && shared.is_declared(&item)
         });
         let Some(direct) = direct else {
             shared.append(buffer, [(item, payload)]);
@@ -404,7 +415,8 @@ impl Flusher {
         if self.look.is_some() || self.alone < LONE_WRITES {
             return;
         }
-        if !direct.is_open() && !matches!(tokio::time::timeout(OPEN_WITHIN, direct.open()).await, Ok(Ok(()))) {
+        if !direct.is_open() && !matches!(tokio::time::timeout(OPEN_WITHIN, direct.open()).await, Ok(Ok(())))
+        {
             self.alone = 0;
             return;
         }

@@ -290,7 +290,8 @@ async fn calls_that_come_alone_arrive_when_their_connection_is_cut_or_the_server
     let (next, ids) = one_by_one(&server, &publisher, &mut receiver).await;
     let mut connection = server.connection().await;
     for id in ids {
-        let () = redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query_async(&mut connection).await.unwrap();
+        let () =
+            redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).query_async(&mut connection).await.unwrap();
     }
     let policy = policy(true, None);
     for call in next..next + 30 {
@@ -299,12 +300,15 @@ async fn calls_that_come_alone_arrive_when_their_connection_is_cut_or_the_server
     }
     // What was written to the connection as it was cut may have been written again.
     let there = bodies(&server).await;
-    assert_eq!(numbers(0..next + 30), there.iter().fold(Vec::new(), |mut seen, body| {
-        if !seen.contains(body) {
-            seen.push(body.clone());
-        }
-        seen
-    }));
+    assert_eq!(
+        numbers(0..next + 30),
+        there.iter().fold(Vec::new(), |mut seen, body| {
+            if !seen.contains(body) {
+                seen.push(body.clone());
+            }
+            seen
+        })
+    );
     server.kill();
     publisher.publish(pending(1, "", &policy)).unwrap();
     server.start_again().await;
@@ -318,7 +322,13 @@ async fn a_call_that_comes_alone_fails_in_time_when_the_server_is_silent() {
     let (publisher, _transport, mut receiver) = publisher(&server, 1);
     one_by_one(&server, &publisher, &mut receiver).await;
     let mut connection = server.connection().await;
-    let () = redis::cmd("CLIENT").arg("PAUSE").arg(600_000).arg("WRITE").query_async(&mut connection).await.unwrap();
+    let () = redis::cmd("CLIENT")
+        .arg("PAUSE")
+        .arg(600_000)
+        .arg("WRITE")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
     publisher.publish(pending(7, "", &policy(true, None))).unwrap();
     assert_eq!(outcomes(&mut receiver, 1).await, [(7, Some("ERR_CELERIAC_PUBLISH_TIMEOUT"))]);
     let () = redis::cmd("CLIENT").arg("UNPAUSE").query_async(&mut connection).await.unwrap();

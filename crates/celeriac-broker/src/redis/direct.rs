@@ -324,11 +324,7 @@ impl AsyncRead for Login {
 }
 
 impl AsyncWrite for Login {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.0.writer.try_write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // A login is shorter than the socket's buffer: not to be written before the connection is ready is all.

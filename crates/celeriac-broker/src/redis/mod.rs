@@ -43,7 +43,8 @@ use self::settings::Settings;
 use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
 use crate::transport::{
-    ConsumeOptions, Consumer, Direct, Exchange, Features, Publication, Queue, SHORTEST_LEASE, Subscription, Transport,
+    ConsumeOptions, Consumer, Direct, Exchange, Features, Publication, Queue, SHORTEST_LEASE, Subscription,
+    Transport,
 };
 
 pub(crate) const SCHEMES: &[&str] = &["redis", "rediss", "redis+socket"];
