@@ -20,10 +20,13 @@ pub struct Slots {
     words: Box<[AtomicI32]>,
 }
 
+/// The most slots. Whoever runs more at once asks before the bodies of the others.
+const MOST: usize = 65_535;
+
 impl Slots {
     pub(crate) fn new(concurrency: usize) -> Self {
         Self {
-            words: (0..=concurrency)
+            words: (0..=concurrency.min(MOST))
                 .map(|place| AtomicI32::new(if place == SEEN { 0 } else { GONE }))
                 .collect(),
         }
@@ -111,6 +114,7 @@ mod tests {
             slots.begin(slot, DeliveryTag(5))
         };
         assert_eq!([has(1), has(2), has(3), has(u32::MAX)], [true, true, false, false]);
+        assert_eq!(Slots::new(usize::MAX).words().len(), MOST + 1);
         assert!(!slots.are_seen());
         slots.words()[0].store(1, Ordering::Relaxed);
         assert!(slots.are_seen());
