@@ -12,14 +12,19 @@ const NAME: &str = "gzip";
 /// zlib's default, and Python's.
 const LEVEL: u32 = 6;
 
+/// Up to so many bytes there is next to nothing to be found, and to look for it takes twice as long as the rest.
+const SHORT: usize = 128;
+
 thread_local! {
     // Their tables are some 300 KB: to lay them out anew takes longer than to compress a short message.
     static COMPRESSOR: RefCell<Compress> = RefCell::new(Compress::new(Compression::new(LEVEL), true));
+    static SHORT_COMPRESSOR: RefCell<Compress> = RefCell::new(Compress::new(Compression::fast(), true));
     static DECOMPRESSOR: RefCell<Decompress> = RefCell::new(Decompress::new(true));
 }
 
 pub(super) fn compress(body: &[u8]) -> Result<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|stream| {
+    let compressor = if body.len() <= SHORT { &SHORT_COMPRESSOR } else { &COMPRESSOR };
+    compressor.with_borrow_mut(|stream| {
         stream.reset();
         // More than zlib ever needs for what cannot be compressed.
         let mut out = Vec::with_capacity(body.len() + body.len() / 1000 + 64);
