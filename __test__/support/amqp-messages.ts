@@ -58,6 +58,8 @@ export function letterIn({ table, ...message }: FoundMessage): WholeGivenUp {
 type Members = Record<string, unknown>
 
 function unwrapped(raw: Buffer): AmqpMessage & { table: Record<string, unknown> } {
+  // Before a parser counts a hundred million brackets.
+  if (raw[0] !== 0x7b) throw new NotInAmqp('it is no envelope')
   const envelope = JSON.parse(
     new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(raw),
   ) as Members
