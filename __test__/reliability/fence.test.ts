@@ -141,7 +141,7 @@ for (const kind of brokers) {
       })
 
       test('a worker that was stopped until another had ended its tasks changes nothing of what that one stored', async () => {
-        const scene = await zombieWith(kind, { results, tasks: 10, atOnce: 10, milliseconds: 500 })
+        const scene = await zombieWith(kind, { results, tasks: 10, atOnce: 10, milliseconds: 2000 })
         const taker = await scene.nodes.nodeWorker({ queues: 'work,follow' })
         await expectUnchanged(scene, taker)
       })
@@ -149,7 +149,7 @@ for (const kind of brokers) {
       for (const leaves of ['reject', 'retry'] as const) {
         const what = leaves === 'reject' ? 'reject' : 'retry themselves'
         test(`the tasks that it lost and that ${what} there are neither published again nor given up`, async () => {
-          const scene = await zombieWith(kind, { results, tasks: 5, atOnce: 5, milliseconds: 500, leaves })
+          const scene = await zombieWith(kind, { results, tasks: 5, atOnce: 5, milliseconds: 2000, leaves })
           const { nodes, zombie, ids } = scene
           const taker = await nodes.nodeWorker({ queues: 'work,follow' })
           await expectAllFrom(scene, taker)
@@ -185,7 +185,7 @@ for (const kind of brokers) {
 for (const kind of brokers.filter(({ has }) => has.pythonRecovers)) {
   describe(`on ${kind.name}, beside Python`, () => {
     test('a worker that was stopped until a Python worker had ended its tasks changes nothing of what that one stored', async () => {
-      const scene = await zombieWith(kind, { results: 'same', tasks: 10, atOnce: 10, milliseconds: 500 })
+      const scene = await zombieWith(kind, { results: 'same', tasks: 10, atOnce: 10, milliseconds: 2000 })
       const { nodes, ids } = scene
       const taker = await nodes.pythonWorker({ queues: 'work', args: ['-P', 'threads', '-c', '10'] })
       await idsThatEnded(nodes, ids, 60)
