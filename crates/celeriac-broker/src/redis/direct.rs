@@ -158,13 +158,12 @@ impl Direct for DirectConnection {
         let Some(wire) = self.wire() else { return false };
         match wire.writer.try_write(bytes) {
             Ok(written) if written == bytes.len() => true,
-            Ok(0) => false,
+            Ok(0) | Err(_) => false,
             Ok(written) => {
                 lock(&wire.unsent).extend_from_slice(&bytes[written..]);
                 wire.stuck.notify_one();
                 true
             }
-            Err(_) => false,
         }
     }
 

@@ -132,12 +132,11 @@ impl Restraint {
 
     /// A turn was used.
     fn used(&mut self, outcome: &Result<()>) {
-        match outcome {
-            Ok(()) => *self = Self::default(),
-            Err(_) => {
-                self.left = 1 << self.failures.min(Self::MOST);
-                self.failures += 1;
-            }
+        if outcome.is_ok() {
+            *self = Self::default();
+        } else {
+            self.left = 1 << self.failures.min(Self::MOST);
+            self.failures += 1;
         }
     }
 }
