@@ -28,7 +28,7 @@ impl Call {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a text that is not of this form.
-    pub fn split(text: String) -> Result<Vec<Self>> {
+    pub fn read_all(text: String) -> Result<Vec<Self>> {
         let text = Arc::new(text);
         let mut lines = Lines { text: &text, at: 0 };
         let mut calls = Vec::new();
@@ -107,23 +107,23 @@ mod tests {
     #[test]
     fn a_text_has_the_calls_that_were_put_into_it() {
         let text = "3\nid-1\n[1,\"ä\"]\n\n\n0\n\"a\\nb\"\n[]\n{\"x\":1}\n{\"retries\":2}\n";
-        let calls = Call::split(text.to_owned()).unwrap();
+        let calls = Call::read_all(text.to_owned()).unwrap();
         assert_eq!(calls.len(), 2);
         assert_eq!((calls[0].route, &*calls[0].task_id().unwrap()), (3, "id-1"));
         assert_eq!((calls[0].args(), calls[0].kwargs(), calls[0].options()), ("[1,\"ä\"]", "{}", None));
         assert_eq!((calls[1].route, &*calls[1].task_id().unwrap()), (0, "a\nb"));
         assert_eq!(calls[1].kwargs(), "{\"x\":1}");
         assert_eq!(calls[1].options(), Some("{\"retries\":2}"));
-        assert!(Call::split(String::new()).unwrap().is_empty());
+        assert!(Call::read_all(String::new()).unwrap().is_empty());
     }
 
     #[test]
     fn a_text_of_another_form_is_refused() {
         for text in ["1", "1\n", "1\nid\n[]\n\n", "x\nid\n[]\n\n\n", "1\nid\n[]\n\n\n2"] {
-            let error = Call::split(text.to_owned()).unwrap_err();
+            let error = Call::read_all(text.to_owned()).unwrap_err();
             assert_eq!(error.code(), "ERR_CELERIAC_INVALID_ARGUMENT", "{text}");
         }
-        let calls = Call::split("1\n\"id\n[]\n\n\n".to_owned()).unwrap();
+        let calls = Call::read_all("1\n\"id\n[]\n\n\n".to_owned()).unwrap();
         assert!(calls[0].task_id().is_err());
     }
 }

@@ -55,7 +55,7 @@ impl Producer {
     pub fn publish(&self, first: u32, calls: String) -> Result<()> {
         let numbers = std::iter::successors(Some(first), |number| Some(number.wrapping_add(1)));
         let mut pending = Vec::new();
-        for (number, call) in numbers.zip(Call::split(calls)?) {
+        for (number, call) in numbers.zip(Call::read_all(calls)?) {
             let route = self.route(call.route)?;
             pending.push(Pending {
                 call: number,

@@ -357,7 +357,7 @@ async fn a_long_message_that_comes_alone_arrives_whole() {
     let (next, _) = one_by_one(&server, &publisher, &mut receiver).await;
     let policy = policy(true, None);
     let mut bodies_sent = numbers(0..next);
-    for (call, length) in (next..).zip([10_000, 40_000, 48_000, 100_000, 3_000_000]) {
+    for (call, length) in (next..).zip([4000, 8000, 8500, 100_000, 3_000_000]) {
         let mut long = pending(call, "", &policy);
         let Payload::Message(publication) = &mut long.payload else { panic!("it is a message") };
         publication.message.body = Bytes::from("x".repeat(length));

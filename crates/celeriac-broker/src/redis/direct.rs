@@ -31,8 +31,8 @@ use super::routing::{Destination, Router};
 use super::settings::Settings;
 use crate::transport::{Direct, Publication, Watch};
 
-/// The longest message that goes this way. What is longer might not fit into the socket's buffer.
-const LONGEST: usize = 64 * 1024;
+/// The longest message that goes this way: what is longer might not fit into the socket's buffer.
+const LONGEST: usize = 8 * 1024;
 
 /// The longest answer: that to LPUSH is a number, or an error.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -158,12 +158,12 @@ impl Direct for DirectConnection {
         let Some(wire) = self.wire() else { return false };
         match wire.writer.try_write(bytes) {
             Ok(written) if written == bytes.len() => true,
-            Ok(0) | Err(_) => false,
-            Ok(written) => {
+            Ok(written) if written > 0 => {
                 lock(&wire.unsent).extend_from_slice(&bytes[written..]);
                 wire.stuck.notify_one();
                 true
             }
+            _ => false,
         }
     }
 
