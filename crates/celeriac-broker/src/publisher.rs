@@ -288,7 +288,10 @@ impl Publisher {
         if !self.shared.buffer().may_write {
             return None;
         }
-        self.shared.direct.as_ref()?.watch()
+        let watch = self.shared.direct.as_ref()?.watch()?;
+        // The task waits no longer.
+        self.shared.wake.notify_one();
+        Some(watch)
     }
 
     /// Takes what was read from the socket of [`watch`](Self::watch). Gives the call that is done by it, which no report names then.
@@ -401,6 +404,9 @@ impl Flusher {
             let buffer = self.shared.buffer();
             buffer.closing || !buffer.items.is_empty()
         };
+        if !reads {
+            direct.leave_to_watcher();
+        }
         tokio::select! {
             biased;
             outcome = direct.outcome(), if reads => self.sort_direct(outcome),

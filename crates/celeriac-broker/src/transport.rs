@@ -312,6 +312,9 @@ pub trait Direct: Send + Sync {
         false
     }
 
+    /// Nobody but who has the socket of [`watch`](Self::watch) waits for answers, until [`outcome`](Self::outcome) is asked again.
+    fn leave_to_watcher(&self) {}
+
     /// Takes what was read from the socket of [`watch`](Self::watch), nothing when it has ended; gives what
     /// [`outcome`](Self::outcome) would have once it is whole.
     fn feed(&self, connection: u32, bytes: &[u8]) -> Option<Result<()>> {

@@ -6,12 +6,16 @@
 use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
+use std::net;
 #[cfg(unix)]
 use std::os::fd::{AsFd, IntoRawFd};
+#[cfg(unix)]
+use std::os::unix::net as unix_net;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use celeriac_error::{Error, Result};
@@ -19,9 +23,9 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::socket2::SockRef;
 use redis::{AsyncConnectionConfig, ConnectionAddr, RedisError, Value, cmd, parse_redis_value};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, tcp};
+use tokio::net::TcpStream;
 #[cfg(unix)]
-use tokio::net::{UnixStream, unix};
+use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
 use super::core::lock;
@@ -37,6 +41,9 @@ const LONGEST: usize = 8 * 1024;
 /// The longest answer: that to LPUSH is a number, or an error.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
+/// How long what did not fit into the socket's buffer waits.
+const STUCK_FOR: Duration = Duration::from_millis(1);
+
 /// The connection, when there is one.
 pub(super) struct DirectConnection {
     settings: Arc<Settings>,
@@ -51,7 +58,7 @@ struct Wire {
     number: u32,
     /// Whether somebody else reads the answers.
     is_watched: AtomicBool,
-    writer: Writer,
+    socket: Socket,
     reader: Mutex<Reader>,
     /// What did not fit into the socket's buffer.
     unsent: Mutex<Vec<u8>>,
@@ -59,16 +66,19 @@ struct Wire {
     stuck: Notify,
 }
 
+#[derive(Default)]
 struct Reader {
-    stream: Box<dyn AsyncRead + Send + Unpin>,
+    /// There while the runtime waits for answers: what it knows of wakes its thread, whether anybody reads or not.
+    stream: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// What was read of the next answer.
     answer: Vec<u8>,
 }
 
-enum Writer {
-    Tcp(tcp::OwnedWriteHalf),
+/// Does not block.
+enum Socket {
+    Tcp(net::TcpStream),
     #[cfg(unix)]
-    Unix(unix::OwnedWriteHalf),
+    Unix(unix_net::UnixStream),
 }
 
 impl DirectConnection {
@@ -90,7 +100,7 @@ impl DirectConnection {
 
     async fn connect(&self) -> redis::RedisResult<Arc<Wire>> {
         let info = self.settings.client.get_connection_info();
-        let (reader, writer): (Box<dyn AsyncRead + Send + Unpin>, _) = match info.addr() {
+        let socket = match info.addr() {
             ConnectionAddr::Tcp(host, port) => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await?;
                 let wanted = info.tcp_settings();
@@ -101,21 +111,17 @@ impl DirectConnection {
                 }
                 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
                 socket.set_tcp_user_timeout(wanted.user_timeout())?;
-                let (reader, writer) = stream.into_split();
-                (Box::new(reader), Writer::Tcp(writer))
+                Socket::Tcp(stream.into_std()?)
             }
             #[cfg(unix)]
-            ConnectionAddr::Unix(path) => {
-                let (reader, writer) = UnixStream::connect(path).await?.into_split();
-                (Box::new(reader), Writer::Unix(writer))
-            }
+            ConnectionAddr::Unix(path) => Socket::Unix(UnixStream::connect(path).await?.into_std()?),
             _ => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
         };
         let wire = Arc::new(Wire {
             number: self.connections.fetch_add(1, Ordering::Relaxed),
             is_watched: AtomicBool::new(false),
-            writer,
-            reader: Mutex::new(Reader { stream: reader, answer: Vec::new() }),
+            socket,
+            reader: Mutex::default(),
             unsent: Mutex::default(),
             stuck: Notify::new(),
         });
@@ -156,7 +162,7 @@ impl Direct for DirectConnection {
 
     fn write(&self, bytes: &[u8]) -> bool {
         let Some(wire) = self.wire() else { return false };
-        match wire.writer.try_write(bytes) {
+        match wire.socket.try_write(bytes) {
             Ok(written) if written == bytes.len() => true,
             Ok(written) if written > 0 => {
                 lock(&wire.unsent).extend_from_slice(&bytes[written..]);
@@ -175,13 +181,19 @@ impl Direct for DirectConnection {
 
     fn watch(&self) -> Option<Watch> {
         let wire = self.wire().filter(|wire| !wire.is_watched.load(Ordering::Relaxed))?;
-        let descriptor = wire.writer.descriptor()?;
+        let descriptor = wire.socket.descriptor()?;
         wire.is_watched.store(true, Ordering::Relaxed);
         Some(Watch { descriptor, connection: wire.number })
     }
 
     fn is_watched(&self) -> bool {
         lock(&self.wire).as_ref().is_some_and(|wire| wire.is_watched.load(Ordering::Relaxed))
+    }
+
+    fn leave_to_watcher(&self) {
+        if let Some(wire) = self.wire() {
+            lock(&wire.reader).stream = None;
+        }
     }
 
     fn feed(&self, connection: u32, bytes: &[u8]) -> Option<Result<()>> {
@@ -225,10 +237,7 @@ impl Wire {
             tokio::select! {
                 biased;
                 answer = poll_fn(|context| self.poll_answer(context)) => return answer,
-                ready = self.writer.writable(), if is_stuck => {
-                    ready?;
-                    self.write_rest()?;
-                }
+                () = tokio::time::sleep(STUCK_FOR), if is_stuck => self.write_rest()?,
                 () = self.stuck.notified() => {}
             }
         }
@@ -237,9 +246,13 @@ impl Wire {
     fn poll_answer(&self, context: &mut Context<'_>) -> Poll<redis::RedisResult<Value>> {
         let mut reader = lock(&self.reader);
         loop {
+            let stream = match &mut reader.stream {
+                Some(stream) => stream,
+                none => none.insert(self.socket.registered()?),
+            };
             let mut room = [MaybeUninit::uninit(); 512];
             let mut buffer = ReadBuf::uninit(&mut room);
-            ready!(Pin::new(&mut *reader.stream).poll_read(context, &mut buffer))?;
+            ready!(Pin::new(stream).poll_read(context, &mut buffer))?;
             if buffer.filled().is_empty() {
                 return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
             }
@@ -252,7 +265,7 @@ impl Wire {
     fn write_rest(&self) -> io::Result<()> {
         let mut unsent = lock(&self.unsent);
         while !unsent.is_empty() {
-            match self.writer.try_write(&unsent) {
+            match self.socket.try_write(&unsent) {
                 Ok(written) => drop(unsent.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
@@ -276,13 +289,13 @@ impl Reader {
     }
 }
 
-impl Writer {
-    /// A descriptor more of the same socket.
+impl Socket {
+    /// A descriptor more of it.
     #[cfg(unix)]
     fn descriptor(&self) -> Option<i32> {
         let socket = match self {
-            Self::Tcp(stream) => stream.as_ref().as_fd(),
-            Self::Unix(stream) => stream.as_ref().as_fd(),
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
         };
         Some(socket.try_clone_to_owned().ok()?.into_raw_fd())
     }
@@ -292,20 +305,32 @@ impl Writer {
         None
     }
 
-    async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.writable().await,
+    /// The same socket, known to the runtime.
+    fn registered(&self) -> io::Result<Box<dyn AsyncRead + Send + Unpin>> {
+        Ok(match self {
+            Self::Tcp(stream) => Box::new(TcpStream::from_std(stream.try_clone()?)?),
             #[cfg(unix)]
-            Self::Unix(stream) => stream.writable().await,
-        }
+            Self::Unix(stream) => Box::new(UnixStream::from_std(stream.try_clone()?)?),
+        })
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Tcp(stream) => io::Write::write(&mut &*stream, bytes),
             #[cfg(unix)]
-            Self::Unix(stream) => stream.try_write(bytes),
+            Self::Unix(stream) => io::Write::write(&mut &*stream, bytes),
         }
+    }
+}
+
+impl Drop for Socket {
+    /// Whoever watches it has a descriptor of it too.
+    fn drop(&mut self) {
+        let _ = match self {
+            Self::Tcp(stream) => stream.shutdown(net::Shutdown::Both),
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.shutdown(net::Shutdown::Both),
+        };
     }
 }
 
@@ -318,13 +343,18 @@ impl AsyncRead for Login {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut *lock(&self.0.reader).stream).poll_read(context, buffer)
+        let mut reader = lock(&self.0.reader);
+        let stream = match &mut reader.stream {
+            Some(stream) => stream,
+            none => none.insert(self.0.socket.registered()?),
+        };
+        Pin::new(stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Login {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.0.writer.try_write(bytes) {
+        match self.0.socket.try_write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // A login is shorter than the socket's buffer: not to be written before the connection is ready is all.
                 context.waker().wake_by_ref();

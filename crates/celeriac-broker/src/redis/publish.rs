@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use celeriac_error::Result;
 use celeriac_protocol::envelope;
-use redis::{Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 
 use super::link::{Link, explain};
 use super::routing::{Destination, Router};
@@ -113,10 +113,14 @@ pub(super) async fn publish(
     let mut pipeline = Pipeline::with_capacity(pushes.len() + channels.len() + expiring.len());
     pipeline.ignore_errors();
     for push in &pushes {
-        let command = pipeline.cmd("LPUSH").arg(&push.list);
+        // Half a megabyte, often: it is not to be copied each time that it grows.
+        let length: usize = push.places.iter().map(|&place| payloads[place].len()).sum();
+        let mut command = Cmd::with_capacity(push.places.len() + 2, length + push.list.len() + "LPUSH".len());
+        command.arg("LPUSH").arg(&push.list);
         for &place in &push.places {
             command.arg(&payloads[place][..]);
         }
+        pipeline.add_command(command);
     }
     for (channel, place) in &channels {
         pipeline.cmd("PUBLISH").arg(channel).arg(&payloads[*place][..]);
