@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use celeriac_error::Result;
+use celeriac_error::{Error, Result};
 use celeriac_protocol::Message;
 use futures_util::StreamExt;
 use lapin::Channel;
@@ -36,8 +36,6 @@ pub(super) struct AmqpSubscription {
     exchange: Exchange,
     routing_keys: Vec<String>,
     open: Option<Open>,
-    /// The connection that the queue belongs to, and its name there.
-    queue: (u64, String),
     /// Whether it was said already that listening does not work.
     is_told: bool,
     closed: watch::Receiver<bool>,
@@ -63,7 +61,6 @@ pub(super) async fn subscribe(
         exchange: exchange.clone(),
         routing_keys: routing_keys.to_vec(),
         open: None,
-        queue: (0, String::new()),
         is_told: false,
         closed,
     };
@@ -72,35 +69,46 @@ pub(super) async fn subscribe(
 }
 
 impl AmqpSubscription {
-    /// Leaves no queue behind that nobody reads: it would live as long as the connection.
-    async fn listen(&mut self) -> Result<Open> {
-        let listening = self.try_to_listen().await;
-        if listening.is_err() && !self.queue.1.is_empty() {
-            let _ = self.topology.delete_queue(&self.queue.1).await;
-        }
+    /// Leaves no queue behind that nobody reads: it would live as long as the connection. So it is done to the end, in a task of its
+    /// own, also when nobody waits for it any more: a queue is deleted with its last consumer, once it had one.
+    async fn listen(&self) -> Result<Open> {
+        let (topology, exchange) = (Arc::clone(&self.topology), self.exchange.clone());
+        let routing_keys = self.routing_keys.clone();
+        let listening = tokio::spawn(async move {
+            let queue = format!("celeriac.listener.{}", uuid::Uuid::new_v4().simple());
+            let listening = Open::new(&topology, &exchange, &routing_keys, &queue).await;
+            if listening.is_err() {
+                let _ = topology.delete_queue(&queue).await;
+            }
+            listening
+        });
         listening
+            .await
+            .unwrap_or_else(|error| Err(Error::Internal(format!("listening ended early: {error}"))))
     }
+}
 
-    async fn try_to_listen(&mut self) -> Result<Open> {
-        let live = self.topology.live().await?;
+impl Open {
+    async fn new(
+        topology: &Topology,
+        exchange: &Exchange,
+        routing_keys: &[String],
+        queue: &str,
+    ) -> Result<Self> {
+        let live = topology.live().await?;
         let channel = live.channel().await?;
-        declare_exchange(&live, &channel, &self.exchange).await?;
+        declare_exchange(&live, &channel, exchange).await?;
         let options =
             QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        // Another name for another connection: the broker may believe in the old one still.
-        if self.queue.0 != live.number {
-            self.queue = (live.number, format!("celeriac.listener.{}", uuid::Uuid::new_v4().simple()));
-        }
-        let queue = self.queue.1.as_str();
         live.answer(channel.queue_declare(short(queue)?, options, arguments()?)).await?;
         let everything = [String::new()];
-        let keys = if self.exchange.kind == ExchangeType::Fanout || self.routing_keys.is_empty() {
+        let keys = if exchange.kind == ExchangeType::Fanout || routing_keys.is_empty() {
             &everything[..]
         } else {
-            &self.routing_keys[..]
+            routing_keys
         };
         for key in keys {
-            let (queue, exchange) = (short(queue)?, short(self.exchange.name.as_str())?);
+            let (queue, exchange) = (short(queue)?, short(exchange.name.as_str())?);
             let bound = channel.queue_bind(
                 queue,
                 exchange,
@@ -118,11 +126,9 @@ impl AmqpSubscription {
             FieldTable::default(),
         );
         let messages = live.answer(consumed).await?;
-        Ok(Open { live, messages, channel, taken: (0, 0) })
+        Ok(Self { live, messages, channel, taken: (0, 0) })
     }
-}
 
-impl Open {
     /// Makes room for more, some at a time.
     fn acknowledge(&mut self, tag: u64) {
         self.taken = (tag, self.taken.1 + 1);
