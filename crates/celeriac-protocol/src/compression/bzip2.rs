@@ -3,7 +3,7 @@
 use bzip2::{Action, Compress, Compression, Decompress, Status};
 use celeriac_error::Result;
 
-use super::output::{Output, failed, invalid, truncated};
+use super::output::{Decoder, failed, streams};
 
 const NAME: &str = "bzip2";
 
@@ -21,32 +21,21 @@ pub(super) fn compress(body: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
-/// Streams may follow one another; what follows the last one and is none is ignored, as by `bz2.decompress`. Nothing at
-/// all becomes nothing.
+/// Nothing at all becomes nothing, as with `bz2.decompress`.
 pub(super) fn decompress(body: &[u8], limit: usize) -> Result<Vec<u8>> {
-    let mut out = Output::new(body.len(), limit);
-    let mut rest = body;
-    while !rest.is_empty() {
-        let start = out.bytes.len();
-        let mut stream = Decompress::new(false);
-        loop {
-            out.make_room()?;
-            let unread = rest.get(stream.total_in() as usize..).unwrap_or_default();
-            let before = (stream.total_in(), out.bytes.len());
-            match stream.decompress_vec(unread, &mut out.bytes) {
-                Ok(Status::StreamEnd) => break,
-                Ok(_) if !out.is_full() && before == (stream.total_in(), out.bytes.len()) => {
-                    return Err(truncated(NAME));
-                }
-                Ok(_) => {}
-                Err(_) if rest.len() < body.len() => {
-                    out.bytes.truncate(start);
-                    return out.finish();
-                }
-                Err(error) => return Err(invalid(NAME, &error.to_string())),
-            }
-        }
-        rest = rest.get(stream.total_in() as usize..).unwrap_or_default();
+    if body.is_empty() {
+        return Ok(Vec::new());
     }
-    out.finish()
+    streams(NAME, body, limit, || Ok(Decompress::new(false)))
+}
+
+impl Decoder for Decompress {
+    fn total_in(&self) -> u64 {
+        Decompress::total_in(self)
+    }
+
+    fn advance(&mut self, unread: &[u8], out: &mut Vec<u8>) -> std::result::Result<bool, String> {
+        let status = self.decompress_vec(unread, out).map_err(|error| error.to_string())?;
+        Ok(matches!(status, Status::StreamEnd))
+    }
 }

@@ -3,7 +3,7 @@
 use celeriac_error::Result;
 use liblzma::stream::{Action, Check, Error, Filters, LzmaOptions, PRESET_DEFAULT, Status, Stream};
 
-use super::output::{Output, failed, invalid, truncated};
+use super::output::{Decoder, failed, invalid, streams};
 
 const NAME: &str = "lzma";
 
@@ -34,35 +34,20 @@ fn encode(body: &[u8]) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Streams of both kinds may follow one another; what follows the last one and is none is ignored, as by
-/// `lzma.decompress`.
+/// Streams of both kinds may follow one another.
 pub(super) fn decompress(body: &[u8], limit: usize) -> Result<Vec<u8>> {
-    let mut out = Output::new(body.len(), limit);
-    let mut rest = body;
-    loop {
-        let start = out.bytes.len();
-        let mut stream =
-            Stream::new_auto_decoder(MEMORY, 0).map_err(|error| invalid(NAME, &error.to_string()))?;
-        loop {
-            out.make_room()?;
-            let unread = rest.get(stream.total_in() as usize..).unwrap_or_default();
-            let before = (stream.total_in(), out.bytes.len());
-            match stream.process_vec(unread, &mut out.bytes, Action::Run) {
-                Ok(Status::StreamEnd) => break,
-                Ok(_) if !out.is_full() && before == (stream.total_in(), out.bytes.len()) => {
-                    return Err(truncated(NAME));
-                }
-                Ok(_) => {}
-                Err(_) if rest.len() < body.len() => {
-                    out.bytes.truncate(start);
-                    return out.finish();
-                }
-                Err(error) => return Err(invalid(NAME, &error.to_string())),
-            }
-        }
-        rest = rest.get(stream.total_in() as usize..).unwrap_or_default();
-        if rest.is_empty() {
-            return out.finish();
-        }
+    streams(NAME, body, limit, || {
+        Stream::new_auto_decoder(MEMORY, 0).map_err(|error| invalid(NAME, &error.to_string()))
+    })
+}
+
+impl Decoder for Stream {
+    fn total_in(&self) -> u64 {
+        Stream::total_in(self)
+    }
+
+    fn advance(&mut self, unread: &[u8], out: &mut Vec<u8>) -> std::result::Result<bool, String> {
+        let status = self.process_vec(unread, out, Action::Run).map_err(|error| error.to_string())?;
+        Ok(matches!(status, Status::StreamEnd))
     }
 }

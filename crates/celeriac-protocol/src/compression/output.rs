@@ -51,6 +51,53 @@ impl Output {
     }
 }
 
+/// A decompressor of one stream.
+pub(super) trait Decoder {
+    /// How many bytes it has read.
+    fn total_in(&self) -> u64;
+
+    /// Reads from `unread` and appends to the room that there is in `out`; says whether the stream has ended, or what is
+    /// wrong with it.
+    fn advance(&mut self, unread: &[u8], out: &mut Vec<u8>) -> std::result::Result<bool, String>;
+}
+
+/// Decompresses streams that may follow one another; what follows the last one and is none is ignored, as Python's functions
+/// of these methods do.
+pub(super) fn streams<D: Decoder>(
+    method: &str,
+    body: &[u8],
+    limit: usize,
+    open: impl Fn() -> Result<D>,
+) -> Result<Vec<u8>> {
+    let mut out = Output::new(body.len(), limit);
+    let mut rest = body;
+    loop {
+        let start = out.bytes.len();
+        let mut stream = open()?;
+        loop {
+            out.make_room()?;
+            let unread = rest.get(stream.total_in() as usize..).unwrap_or_default();
+            let before = (stream.total_in(), out.bytes.len());
+            match stream.advance(unread, &mut out.bytes) {
+                Ok(true) => break,
+                Ok(false) if !out.is_full() && before == (stream.total_in(), out.bytes.len()) => {
+                    return Err(truncated(method));
+                }
+                Ok(false) => {}
+                Err(_) if rest.len() < body.len() => {
+                    out.bytes.truncate(start);
+                    return out.finish();
+                }
+                Err(reason) => return Err(invalid(method, &reason)),
+            }
+        }
+        rest = rest.get(stream.total_in() as usize..).unwrap_or_default();
+        if rest.is_empty() {
+            return out.finish();
+        }
+    }
+}
+
 /// The error of what would become too long.
 pub(super) fn exceeded(limit: usize) -> Error {
     Error::LimitExceeded { limit: "bytes", allowed: limit, what: "what was compressed".to_owned() }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bombs;
+#[path = "../common/mutation.rs"]
+mod common;
 mod mutation;
 mod python;
 mod round_trips;

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod certificates;
+#[path = "../common/mutation.rs"]
+mod common;
 mod keys;
 mod messages;
 mod mutation;

@@ -2,16 +2,16 @@
 //!
 //! `CELERIAC_MUTATION_SECONDS` is how long each of the two threads goes on; 3 without it.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use celeriac_error::Error;
 use celeriac_protocol::signing::{Certificate, Content, Digest, PrivateKey, Verifier};
 use proptest::prelude::Rng;
-use proptest::test_runner::{RngAlgorithm, TestRng};
+use proptest::test_runner::TestRng;
 
+use crate::common::on_two_threads;
 use crate::{LIMIT, file, golden, now, signer, verifier};
 
 fn message() -> Vec<u8> {
@@ -59,26 +59,10 @@ fn a_changed_bit_of_the_body_the_signature_or_the_signer_is_refused() {
 
 #[test]
 fn what_was_mutated_at_random_is_refused() {
-    let seconds =
-        std::env::var("CELERIAC_MUTATION_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3.0);
-    let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let threads: Vec<_> = (0..2_u64)
-        .map(|thread| {
-            // The seed is printed when the test fails; a failing input is found again with it.
-            let seed = std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 ^ thread;
-            println!("seed {seed}");
-            thread::spawn(move || mutate_until(end, seed))
-        })
-        .collect();
-    let tried: u64 = threads.into_iter().map(|thread| thread.join().unwrap()).sum();
-    println!("{tried} inputs");
-    assert!(tried > 0);
+    on_two_threads(mutate_until);
 }
 
-fn mutate_until(end: Instant, seed: u64) -> u64 {
-    let bytes: Vec<u8> =
-        [seed, !seed, seed.rotate_left(7), 1].iter().flat_map(|part| part.to_le_bytes()).collect();
-    let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+fn mutate_until(end: Instant, mut random: TestRng) -> u64 {
     let vectors = golden("security_python.json");
     let password = vectors["password"].as_str().unwrap();
     let fields = STANDARD.decode(message()).unwrap();
