@@ -11,6 +11,7 @@ mod consume;
 mod consumer;
 mod core;
 mod dead;
+mod delays;
 mod failure;
 mod link;
 mod properties;
