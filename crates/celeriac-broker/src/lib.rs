@@ -17,6 +17,8 @@ pub mod redis_url;
 pub mod registry;
 pub mod route;
 pub mod sqlite;
+pub mod sync;
+pub mod tls;
 pub mod transport;
 pub mod url;
 mod virtual_exchange;

@@ -53,7 +53,7 @@ async fn it_is_declared_again_after_it_was_lost() {
     server.ctl(&["force_reset"]).await;
     server.ctl(&["start_app"]).await;
     let through = through(&delay::entrance(), ExchangeType::Topic, &delay::routing_key(1, "later"), "1");
-    until(|| async { transport.publish(&[through.clone()]).await.remove(0).ok() }).await;
+    until(|| async { transport.publish(std::slice::from_ref(&through)).await.remove(0).ok() }).await;
     let consumer = consume(&transport, &["later"]).await;
     assert_eq!(body(&take_one(&consumer).await), "1");
     transport.close().await;

@@ -20,7 +20,6 @@ mod settings;
 mod settle;
 mod subscription;
 mod table;
-mod tls;
 mod topology;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
