@@ -54,9 +54,7 @@ async fn what_reaches_no_queue_fails_by_itself_among_a_thousand() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_exchange_that_was_deleted_takes_nothing_along() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    within(transport.declare(&[celery_queue("kept"), celery_queue("gone")])).await.unwrap();
+    let (server, transport) = own_server(&["kept", "gone"]).await;
     publish(&transport, &[through("gone", ExchangeType::Direct, "gone", "before")]).await;
     server
         .ctl(&[
@@ -95,17 +93,11 @@ async fn a_full_queue_that_rejects_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledgements_go_on_while_an_alarm_blocks_what_publishes() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    let (server, transport) = own_server(&["q"]).await;
     publish(&transport, &[to("q", "one"), to("q", "two")]).await;
     let consumer = consume(&transport, &["q"]).await;
     let deliveries = take(&consumer, 2).await;
-    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
-    until(|| async {
-        server.ctl(&["eval", "rabbit_alarm:get_alarms()."]).await.contains("memory").then_some(())
-    })
-    .await;
+    raise_alarm(&server).await;
     let sending = tokio::spawn({
         let transport = Arc::clone(&transport);
         async move { transport.publish(&[to("q", "blocked")]).await }
@@ -113,7 +105,7 @@ async fn acknowledgements_go_on_while_an_alarm_blocks_what_publishes() {
     settle(&consumer, &deliveries[0], Outcome::Ack).await;
     until(|| async { (unacknowledged(&server, "q").await == 1).then_some(()) }).await;
     assert!(!sending.is_finished(), "the broker takes nothing");
-    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
+    end_alarm(&server).await;
     assert!(within(sending).await.unwrap().remove(0).is_ok(), "it takes messages again");
     assert_eq!(body(&take_one(&consumer).await), "blocked");
     settle(&consumer, &deliveries[1], Outcome::Ack).await;
@@ -122,10 +114,7 @@ async fn acknowledgements_go_on_while_an_alarm_blocks_what_publishes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_with_other_settings_is_refused_by_name_and_nothing_else_suffers() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let name = fresh();
-    within(transport.declare(&[celery_queue(&name)])).await.unwrap();
+    let (_server, transport, name) = shared_server().await;
     publish(&transport, &[to(&name, "one")]).await;
     let consumer = consume(&transport, &[&name]).await;
     let delivery = take_one(&consumer).await;
@@ -142,10 +131,7 @@ async fn a_queue_with_other_settings_is_refused_by_name_and_nothing_else_suffers
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_beyond_64_bits_are_refused_and_their_neighbours_are_taken() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let name = fresh();
-    within(transport.declare(&[celery_queue(&name)])).await.unwrap();
+    let (_server, transport, name) = shared_server().await;
     let mut big = to(&name, "big");
     big.message.headers = r#"{"n": 12345678901234567890123}"#.to_owned();
     let outcomes = within(transport.publish(&[to(&name, "one"), big, to(&name, "two")])).await;
@@ -290,9 +276,7 @@ async fn everything_goes_on_after_the_server_was_killed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_was_deleted_under_its_consumer_is_made_again() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    let (server, transport) = own_server(&["q"]).await;
     let consumer = consume(&transport, &["q"]).await;
     server.ctl(&["delete_queue", "q"]).await;
     let waiting = tokio::spawn({
@@ -309,9 +293,7 @@ async fn a_queue_that_was_deleted_under_its_consumer_is_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_broker_pushes_no_more_than_the_prefetch_until_more_is_held() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    let (server, transport) = own_server(&["q"]).await;
     let batch: Vec<Publication> = (0..200).map(|number| to("q", &number.to_string())).collect();
     publish(&transport, &batch).await;
     let consumer = consume_with_prefetch(&transport, &["q"], 4).await;
@@ -408,10 +390,7 @@ async fn a_quorum_queue_is_consumed_like_any_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn settlements_at_the_same_time_do_not_overtake_each_other() {
     const COUNT: usize = 4000;
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let name = fresh();
-    within(transport.declare(&[celery_queue(&name)])).await.unwrap();
+    let (_server, transport, name) = shared_server().await;
     let batch: Vec<Publication> = (0..COUNT).map(|number| to(&name, &number.to_string())).collect();
     publish(&transport, &batch).await;
     let consumer = consume(&transport, &[&name]).await;
@@ -451,9 +430,7 @@ async fn settlements_at_the_same_time_do_not_overtake_each_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_expires_stays_in_the_dead_list_and_expires_again_after_a_replay() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    let (_server, transport) = own_server(&["q"]).await;
     let mut short_lived = to("q", "short-lived");
     short_lived.message.properties.expiration = Some("1000".to_owned());
     short_lived.message.properties.delivery_mode = Some(1);
@@ -475,9 +452,7 @@ async fn what_expires_stays_in_the_dead_list_and_expires_again_after_a_replay() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_count_of_a_task_leaves_no_queue_behind_once_it_is_settled() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    let (server, transport) = own_server(&["q"]).await;
     publish(&transport, &[to("q", "task")]).await;
     let consumer = consume(&transport, &["q"]).await;
     let delivery = take_one(&consumer).await;

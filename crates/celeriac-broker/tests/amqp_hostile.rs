@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use amqp_support::*;
 use celeriac_broker::{Delivery, ExchangeType, Outcome, Publication, Transport};
-use celeriac_testkit::rabbitmq_server::RabbitMqServer;
 use lapin::BasicProperties;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -22,17 +21,9 @@ fn port(url: &str) -> u16 {
     url.trim_end_matches('/').rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
-async fn only_queue(transport: &Arc<dyn Transport>) -> String {
-    let queue = fresh();
-    within(transport.declare(&[celery_queue(&queue)])).await.unwrap();
-    queue
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn texts_that_are_not_utf_8_are_read_and_their_neighbours_are_not_given_out_again() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let queue = only_queue(&transport).await;
+    let (server, transport, queue) = shared_server().await;
     let mut stranger = Stranger::connect(port(&server.url()));
     publish(&transport, &[to(&queue, "before")]).await;
     let headers = [&[4, b'n', 0xe4, b'm', b'e', b'S'][..], &long(b"\xe4")].concat();
@@ -83,9 +74,7 @@ async fn letter_of(transport: &Arc<dyn Transport>, queue: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tables_as_deep_as_a_frame_holds_end_no_process() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let queue = only_queue(&transport).await;
+    let (server, transport, queue) = shared_server().await;
     let mut stranger = Stranger::connect(port(&server.url()));
     for kind in [b'F', b'A'] {
         let mut nested = Vec::new();
@@ -125,9 +114,7 @@ async fn tables_as_deep_as_a_frame_holds_end_no_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_ends_the_channel_is_refused_by_itself_among_a_hundred() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let queue = only_queue(&transport).await;
+    let (_server, transport, queue) = shared_server().await;
     let mut batch: Vec<Publication> = (0..100).map(|number| to(&queue, &number.to_string())).collect();
     // The broker takes no message in another user's name, and closes the channel.
     for bad in [17, 62] {
@@ -154,9 +141,7 @@ async fn a_message_that_ends_the_channel_is_refused_by_itself_among_a_hundred() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_lives_longer_than_the_broker_can_count_is_sent_without_an_expiration() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let queue = only_queue(&transport).await;
+    let (_server, transport, queue) = shared_server().await;
     let mut long_lived = to(&queue, "sixty days");
     long_lived.message.properties.expiration = Some("5184000000".to_owned());
     let mut wrong = to(&queue, "wrong");
@@ -170,9 +155,7 @@ async fn what_lives_longer_than_the_broker_can_count_is_sent_without_an_expirati
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_beyond_255_bytes_are_refused_and_their_neighbours_are_taken() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let queue = only_queue(&transport).await;
+    let (_server, transport, queue) = shared_server().await;
     let long = "x".repeat(256);
     let batch = [
         to(&queue, "one"),
@@ -191,15 +174,14 @@ async fn names_beyond_255_bytes_are_refused_and_their_neighbours_are_taken() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_up_to_a_frame_are_taken_and_beyond_it_refused_and_no_connection_ends() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    let queue = only_queue(&transport).await;
+    let (server, transport) = own_server(&["q"]).await;
+    let queue = "q";
     let with_headers = |size: usize| {
-        let mut publication = to(&queue, "large");
+        let mut publication = to(queue, "large");
         publication.message.headers = format!(r#"{{"pad": "{}"}}"#, "p".repeat(size));
         publication
     };
-    publish(&transport, &[to(&queue, "first")]).await;
+    publish(&transport, &[to(queue, "first")]).await;
     let connections = server.ctl(&["list_connections", "pid"]).await;
     // Whether it fits changes at one size.
     let sizes = 131_072 - 160..131_072 - 10;
@@ -210,19 +192,19 @@ async fn headers_up_to_a_frame_are_taken_and_beyond_it_refused_and_no_connection
     for outcome in &outcomes[taken..] {
         assert_eq!(outcome.as_ref().unwrap_err().code(), "ERR_CELERIAC_ENCODE");
     }
-    let huge = within(transport.publish(&[with_headers(6 << 20), to(&queue, "small")])).await;
+    let huge = within(transport.publish(&[with_headers(6 << 20), to(queue, "small")])).await;
     assert_eq!(huge[0].as_ref().unwrap_err().code(), "ERR_CELERIAC_ENCODE");
     assert!(huge[1].is_ok());
     assert_eq!(server.ctl(&["list_connections", "pid"]).await, connections, "nobody was disconnected");
-    within(transport.purge(&queue)).await.unwrap();
+    within(transport.purge(queue)).await.unwrap();
 
     // What fits exactly leaves no room for what the dead list says of it.
     let largest = with_headers(sizes.start + taken - 1);
     publish(&transport, std::slice::from_ref(&largest)).await;
-    let consumer = consume(&transport, &[&queue]).await;
+    let consumer = consume(&transport, &[queue]).await;
     let delivery = take_one(&consumer).await;
     settle(&consumer, &delivery, Outcome::Dead { reason: "rejected", detail: "no".to_owned() }).await;
-    let id = letter_of(&transport, &queue).await;
+    let id = letter_of(&transport, queue).await;
     let (letter, raw) = within(transport.dead_letter(&id)).await.unwrap().unwrap();
     assert_eq!((letter.reason.as_str(), letter.size), ("rejected", raw.len() as u64));
     assert_eq!(within(transport.replay_dead(&[id], None)).await.unwrap(), [true]);
@@ -233,9 +215,7 @@ async fn headers_up_to_a_frame_are_taken_and_beyond_it_refused_and_no_connection
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_dead_list_keeps_the_types_of_headers_and_the_properties_of_others() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let queue = only_queue(&transport).await;
+    let (server, transport, queue) = shared_server().await;
     let connection =
         lapin::Connection::connect(&server.url(), lapin::ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -288,12 +268,11 @@ async fn the_dead_list_keeps_the_types_of_headers_and_the_properties_of_others()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_dead_list_is_complete_however_soon_it_is_read_again() {
     const COUNT: usize = 1500;
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    let queue = only_queue(&transport).await;
-    let batch: Vec<Publication> = (0..COUNT).map(|number| to(&queue, &number.to_string())).collect();
+    let (_server, transport) = own_server(&["q"]).await;
+    let queue = "q";
+    let batch: Vec<Publication> = (0..COUNT).map(|number| to(queue, &number.to_string())).collect();
     publish(&transport, &batch).await;
-    let consumer = consume(&transport, &[&queue]).await;
+    let consumer = consume(&transport, &[queue]).await;
     let held = take(&consumer, COUNT).await;
     let dead =
         |delivery: &Delivery| only(delivery, Outcome::Dead { reason: "rejected", detail: body(delivery) });

@@ -17,6 +17,10 @@ fn address(server: &RabbitMqServer) -> std::net::SocketAddr {
     ([127, 0, 0, 1], server.port()).into()
 }
 
+fn proxy_of(server: &RabbitMqServer) -> TcpProxy {
+    TcpProxy::start(address(server)).unwrap()
+}
+
 fn url(proxy: &TcpProxy) -> String {
     format!("amqp://127.0.0.1:{}//", proxy.address().port())
 }
@@ -24,14 +28,14 @@ fn url(proxy: &TcpProxy) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_came_again_while_it_was_settled_is_lost_to_whoever_had_it_before() {
     let server = RabbitMqServer::start().await;
-    let proxy = TcpProxy::start(address(&server)).unwrap();
+    let proxy = proxy_of(&server);
     let transport = open_with(&server.url(), serde_json::json!({ "read_url": url(&proxy) }));
     within(transport.declare(&[celery_queue("q"), celery_queue("sent")])).await.unwrap();
     publish(&transport, &[to("q", "one")]).await;
     let consumer = consume(&transport, &["q"]).await;
     let held = take_one(&consumer).await;
     // What it sends must be confirmed first, which takes as long as the alarm.
-    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+    raise_alarm(&server).await;
     let settling = tokio::spawn({
         let consumer = Arc::clone(&consumer);
         let settlement = Settlement { publish: vec![to("sent", "two")], ..only(&held, Outcome::Ack) };
@@ -42,7 +46,7 @@ async fn a_message_that_came_again_while_it_was_settled_is_lost_to_whoever_had_i
     proxy.cut().await;
     let again = take_patiently(&consumer).await;
     assert!(!settling.is_finished(), "it is on its way still");
-    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
+    end_alarm(&server).await;
     assert_eq!(within(settling).await.unwrap().unwrap(), Settled::Lost);
     assert_eq!(within(consumer.still_held(&[again.tag])).await.unwrap(), [true]);
     assert_eq!(unacknowledged(&server, "q").await, 1);
@@ -80,7 +84,7 @@ async fn what_takes_long_to_write_is_waited_for_while_the_broker_goes_on_confirm
     const COUNT: usize = 240;
     const SIZE: usize = 100_000;
     let server = RabbitMqServer::start().await;
-    let proxy = TcpProxy::start(address(&server)).unwrap();
+    let proxy = proxy_of(&server);
     let transport = open(&url(&proxy));
     within(transport.declare(&[celery_queue("q")])).await.unwrap();
     let body = "x".repeat(SIZE);
@@ -100,7 +104,7 @@ async fn what_takes_long_to_write_is_waited_for_while_the_broker_goes_on_confirm
 async fn the_begins_of_many_tasks_are_counted_at_the_same_time() {
     const COUNT: usize = 20;
     let server = RabbitMqServer::start().await;
-    let proxy = TcpProxy::start(address(&server)).unwrap();
+    let proxy = proxy_of(&server);
     let transport = open(&url(&proxy));
     within(transport.declare(&[celery_queue("q")])).await.unwrap();
     let batch: Vec<Publication> = (0..COUNT).map(|number| to("q", &number.to_string())).collect();
@@ -124,5 +128,26 @@ async fn the_begins_of_many_tasks_are_counted_at_the_same_time() {
     until(|| async { (channels().await >= before + COUNT).then_some(()) }).await;
     proxy.set(Mode::Normal).await.unwrap();
     assert_eq!(within(beginning).await.unwrap().unwrap(), [Some(2); COUNT]);
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_comes_from_another_address_than_what_is_written_goes_to() {
+    let server = RabbitMqServer::start().await;
+    let (reading, writing) = (proxy_of(&server), proxy_of(&server));
+    let transport = open_with(&url(&writing), serde_json::json!({ "read_url": url(&reading) }));
+    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    assert_eq!((reading.connections(), writing.connections()), (1, 0));
+    publish(&transport, &[to("q", "one")]).await;
+    let consumer = consume(&transport, &["q"]).await;
+    let delivery = take_one(&consumer).await;
+    assert_eq!((reading.connections(), writing.connections()), (1, 1));
+    // Each comes again by itself.
+    reading.cut().await;
+    assert_eq!(within(consumer.lost()).await, [delivery.tag]);
+    assert_eq!(body(&take_patiently(&consumer).await), "one");
+    writing.cut().await;
+    until(|| async { transport.publish(&[to("q", "two")]).await.remove(0).ok() }).await;
+    assert_eq!((reading.connections(), writing.connections()), (1, 1));
     transport.close().await;
 }

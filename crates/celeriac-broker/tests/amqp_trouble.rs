@@ -12,7 +12,6 @@ use std::time::Duration;
 use amqp_support::*;
 use celeriac_broker::{Exchange, ExchangeType, Outcome, Publication, Settled, Settlement};
 use celeriac_testkit::rabbitmq_server::{RabbitMqServer, RabbitMqServerOptions};
-use celeriac_testkit::tcp_proxy::TcpProxy;
 use futures_util::FutureExt;
 
 fn signal(server: &RabbitMqServer, name: &str) {
@@ -72,17 +71,11 @@ async fn a_broker_that_falls_silent_is_left_and_used_again_when_it_speaks() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_alarm_that_lasts_is_named_and_takes_no_further_connections() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    let (server, transport) = own_server(&["q"]).await;
     publish(&transport, &[to("q", "before")]).await;
     let connections = || async { server.ctl(&["list_connections", "pid"]).await.lines().count() };
     assert_eq!(connections().await, 2);
-    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
-    until(|| async {
-        server.ctl(&["eval", "rabbit_alarm:get_alarms()."]).await.contains("memory").then_some(())
-    })
-    .await;
+    raise_alarm(&server).await;
     // The first waits as long as it may; those after it are told at once.
     for round in 0..4 {
         let error = within(transport.publish(&[to("q", "blocked")])).await.remove(0).unwrap_err();
@@ -90,7 +83,7 @@ async fn an_alarm_that_lasts_is_named_and_takes_no_further_connections() {
         assert!(error.to_string().contains("takes no messages for now"), "round {round}: {error}");
     }
     assert_eq!(connections().await, 2);
-    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
+    end_alarm(&server).await;
     until(|| async { transport.publish(&[to("q", "after")]).await.remove(0).ok() }).await;
     assert_eq!(connections().await, 2);
     transport.close().await;
@@ -250,10 +243,7 @@ async fn a_task_whose_begins_may_not_be_counted_begins_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn begins_are_counted_together_and_by_task() {
-    let server = RabbitMqServer::shared().await;
-    let transport = open(&server.url());
-    let queue = fresh();
-    within(transport.declare(&[celery_queue(&queue)])).await.unwrap();
+    let (_server, transport, queue) = shared_server().await;
     let batch: Vec<Publication> = (0..200).map(|number| to(&queue, &number.to_string())).collect();
     publish(&transport, &batch).await;
     let consumer = consume(&transport, &[&queue]).await;
@@ -300,9 +290,7 @@ async fn a_channel_that_the_broker_has_closed_makes_what_was_held_lost_and_nothi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn to_ask_for_what_is_not_there_more_often_than_there_are_channels_spoils_nothing() {
-    let server = RabbitMqServer::start().await;
-    let transport = open(&server.url());
-    within(transport.declare(&[celery_queue("q")])).await.unwrap();
+    let (_server, transport) = own_server(&["q"]).await;
     publish(&transport, &[to("q", "one")]).await;
     for round in 0..4500 {
         let asked = within(transport.queue_length(if round % 3 == 0 { "q" } else { "missing" })).await;
@@ -310,28 +298,5 @@ async fn to_ask_for_what_is_not_there_more_often_than_there_are_channels_spoils_
         assert_eq!(length, u64::from(round % 3 == 0), "round {round}");
     }
     publish(&transport, &[to("q", "two")]).await;
-    transport.close().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_read_comes_from_another_address_than_what_is_written_goes_to() {
-    let server = RabbitMqServer::start().await;
-    let target = std::net::SocketAddr::from(([127, 0, 0, 1], server.port()));
-    let (reading, writing) = (TcpProxy::start(target).unwrap(), TcpProxy::start(target).unwrap());
-    let url = |proxy: &TcpProxy| format!("amqp://127.0.0.1:{}//", proxy.address().port());
-    let transport = open_with(&url(&writing), serde_json::json!({ "read_url": url(&reading) }));
-    within(transport.declare(&[celery_queue("q")])).await.unwrap();
-    assert_eq!((reading.connections(), writing.connections()), (1, 0));
-    publish(&transport, &[to("q", "one")]).await;
-    let consumer = consume(&transport, &["q"]).await;
-    let delivery = take_one(&consumer).await;
-    assert_eq!((reading.connections(), writing.connections()), (1, 1));
-    // Each comes again by itself.
-    reading.cut().await;
-    assert_eq!(within(consumer.lost()).await, [delivery.tag]);
-    assert_eq!(body(&take_patiently(&consumer).await), "one");
-    writing.cut().await;
-    until(|| async { transport.publish(&[to("q", "two")]).await.remove(0).ok() }).await;
-    assert_eq!((reading.connections(), writing.connections()), (1, 1));
     transport.close().await;
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use celeriac_broker::{Consumer, Transport, TransportOptions};
-use celeriac_testkit::rabbitmq_server::RabbitMqServer;
+use celeriac_testkit::rabbitmq_server::{RabbitMqServer, SharedRabbitMqServer};
 
 pub use common::*;
 
@@ -19,6 +19,37 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub fn open_with(url: &str, options: serde_json::Value) -> Arc<dyn Transport> {
     let serde_json::Value::Object(options) = options else { unreachable!("options are an object") };
     celeriac_broker::open(url, TransportOptions { options, ..TransportOptions::default() }).unwrap()
+}
+
+/// A server of its own, with these queues. It ends with what this gives first.
+pub async fn own_server(queues: &[&str]) -> (RabbitMqServer, Arc<dyn Transport>) {
+    let server = RabbitMqServer::start().await;
+    let transport = open(&server.url());
+    let queues: Vec<_> = queues.iter().map(|name| celery_queue(name)).collect();
+    within(transport.declare(&queues)).await.unwrap();
+    (server, transport)
+}
+
+/// A queue of its own on a server that others use too.
+pub async fn shared_server() -> (Arc<SharedRabbitMqServer>, Arc<dyn Transport>, String) {
+    let server = RabbitMqServer::shared().await;
+    let (transport, queue) = (open(&server.url()), fresh());
+    within(transport.declare(&[celery_queue(&queue)])).await.unwrap();
+    (server, transport, queue)
+}
+
+/// The memory of the server is full, as it believes: it takes no messages.
+pub async fn raise_alarm(server: &RabbitMqServer) {
+    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
+    until(|| async {
+        server.ctl(&["eval", "rabbit_alarm:get_alarms()."]).await.contains("memory").then_some(())
+    })
+    .await;
+}
+
+/// It takes messages again.
+pub async fn end_alarm(server: &RabbitMqServer) {
+    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
 }
 
 /// A name that no other test has.
