@@ -222,6 +222,8 @@ export interface NativeQueue {
   autoDelete: boolean
   /** JSON object text, or empty */
   arguments: string
+  /** classic or quorum: the broker's own delayed delivery is declared with it, and leads to it */
+  delays?: string
 }
 
 /** How a result store is opened. */

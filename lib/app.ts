@@ -313,9 +313,12 @@ export class Celery {
     const wire: WireOptions = { ...request.asExecutionOptions(), ...readOptions(options) }
     wire['ignore_result'] ??= request.ignoreResult ?? task.ignoreResult
     const { exchange, routingKey, priority } = request.deliveryInfo
+    // One that RabbitMQ had held comes from where it was held last, and with a key that says for how long.
+    const wasDelayed = exchange !== null && /^celery_delayed_(?:\d+|delivery)$/.test(exchange)
     if (priority !== null) wire['priority'] = priority
     if (wire['queue'] === undefined && wire['exchange'] === undefined && wire['routing_key'] === undefined) {
-      if (exchange === '' && routingKey !== null) wire['queue'] = routingKey
+      if (wasDelayed && request.queue !== null) wire['queue'] = request.queue
+      else if (exchange === '' && routingKey !== null) wire['queue'] = routingKey
       else if (exchange !== null && routingKey !== null)
         Object.assign(wire, { exchange, routing_key: routingKey })
       else if (request.queue !== null) wire['queue'] = request.queue

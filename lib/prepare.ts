@@ -3,6 +3,7 @@ import { closest } from 'fastest-levenshtein'
 import type { BrokerConnection } from './broker.ts'
 import { type WireOptions, wireOptionNames } from './call-options.ts'
 import type { RetryPolicyFields } from './config/types.ts'
+import { isAmqp } from './config/broker-options.ts'
 import type { Settings } from './config/conf.ts'
 import { withCamelCaseKeys } from './config/names.ts'
 import { currentWorkerTask } from './current-task.ts'
@@ -47,12 +48,16 @@ export interface MessageInput {
 /** Celery's lower bound for seconds. */
 const MIN_SECONDS = -2147483648
 
+/** As much as kombu's delayed delivery can count: eight and a half years. */
+const MAX_DELAY_SECONDS = 2 ** 28 - 1
+
 /** Turns calls into messages: routing, options, encoding (`Celery.send_task`, `AMQP.as_task_v2`). */
 export class MessagePreparer {
   readonly #conf: Settings
   readonly #broker: BrokerConnection
   #router: Router | undefined
   #version = -1
+  #hasWarnedOfDirect = false
   /** Routes of calls without options, by task. */
   readonly #plain = new Map<AnyTask, PlainRoute>()
 
@@ -64,7 +69,7 @@ export class MessagePreparer {
   /** Where messages go, by the settings as they are now. */
   get router(): Router {
     if (this.#router === undefined || this.#version !== this.#conf.version) {
-      this.#router = new Router(this.#conf)
+      this.#router = new Router(this.#conf, () => isAmqp(this.#conf))
       this.#version = this.#conf.version
       this.#plain.clear()
     }
@@ -115,11 +120,10 @@ export class MessagePreparer {
       { ...destination, options: task === undefined ? {} : readTaskOptions(task) },
       task?.ignoreResult ?? null,
     )
-    const route = this.#broker.route(this.#route(name, destination, usual))
-    const fields = {
-      ...differences(this.#traits(destination, ignoreResult), usual),
-      ...this.#fields(name, taskId, merged, shadow),
-    }
+    const own = this.#fields(name, taskId, destination, shadow)
+    const place = own['delay'] === undefined ? destination : this.#delayed(destination)
+    const route = this.#broker.route(this.#route(name, place, usual))
+    const fields = { ...differences(this.#traits(destination, ignoreResult), usual), ...own }
     return {
       route,
       taskId,
@@ -184,8 +188,32 @@ export class MessagePreparer {
     }
   }
 
+  /**
+   * For how many whole seconds the broker is to hold a message that is due in `seconds`; null where it does not
+   * (`Celery.send_task`). The rest of the time it waits in a worker, as its eta says.
+   */
+  #delay(name: string, destination: Destination, seconds: number): number | null {
+    if (seconds < 1 || this.router.delays === undefined) return null
+    if (destination.exchange !== '' && destination.exchangeType !== 'direct') {
+      return Math.min(Math.trunc(seconds), MAX_DELAY_SECONDS)
+    }
+    if (!this.#hasWarnedOfDirect) warnOfDirect(name, destination)
+    this.#hasWarnedOfDirect = true
+    return null
+  }
+
+  /** The queue with what leads to it once the time has come, which is declared before the first message. */
+  #delayed(destination: Destination): Destination {
+    const { queue } = destination
+    const { delays } = this.router
+    return queue === null || delays === undefined
+      ? destination
+      : { ...destination, queue: { ...queue, delays } }
+  }
+
   /** The fields of `TaskOptions` in the core. */
-  #fields(name: string, taskId: string, options: WireOptions, shadow: unknown): Record<string, unknown> {
+  #fields(name: string, taskId: string, destination: Destination, shadow: unknown): Record<string, unknown> {
+    const { options } = destination
     const now = Date.now()
     const timeZone = defaultTimeZone(this.#conf)
     const fields: Record<string, unknown> = {}
@@ -195,7 +223,11 @@ export class MessagePreparer {
     const countdown = optionalSeconds(options, 'countdown')
     if (countdown !== null && (options['eta'] ?? null) !== null)
       throw invalid(`task ${name}: give countdown or eta, not both`)
-    put('eta', countdown ? isoAfter(now, countdown) : timeText(options['eta'], 'eta', timeZone))
+    const eta = countdown ? isoAfter(now, countdown) : timeText(options['eta'], 'eta', timeZone)
+    put('eta', eta)
+    if (eta !== null && eta !== undefined) {
+      put('delay', this.#delay(name, destination, countdown || (parseTime(eta, timeZone) - now) / 1000))
+    }
     if (options['expires'] !== undefined && options['expires'] !== null) {
       const expires = expiry(options['expires'], now, timeZone)
       put('expires', expires.text)
@@ -392,6 +424,15 @@ function warnOfExpiry(name: string, taskId: string, milliseconds: number): void 
       type: 'CeleriacWarning',
       code: 'CELERIAC_EXPIRED',
     },
+  )
+}
+
+function warnOfDirect(name: string, { queue, exchange, routingKey }: Destination): void {
+  const place = exchange === '' ? `the queue ${queue?.name ?? routingKey}` : `the exchange ${exchange}`
+  process.emitWarning(
+    `task ${name} is delayed, and workers hold it until its time: RabbitMQ can do that where exchanges are of the type topic ` +
+      `or fanout (taskDefaultExchangeType), but ${place} is reached directly`,
+    { type: 'CeleriacWarning', code: 'CELERIAC_DIRECT_DELAY' },
   )
 }
 

@@ -31,6 +31,7 @@ export interface Destination {
 /** A queue as configured, with what the core need not know. */
 interface ConfiguredQueue {
   readonly native: NativeQueue
+  readonly isQuorum: boolean
   readonly deliveryMode: number | undefined
 }
 
@@ -53,6 +54,7 @@ export type RoutingSettings = Pick<
   | 'taskCreateMissingQueueType'
   | 'taskCreateMissingQueueExchangeType'
   | 'taskQueueMaxPriority'
+  | 'brokerNativeDelayedDeliveryQueueType'
 >
 
 /**
@@ -67,9 +69,13 @@ export class Router {
   readonly #aliases = new Map<string, string>()
   readonly #routers: ReadonlyArray<CompiledMap | RouterFunction | RouterObject>
   readonly #consumed: string[]
+  readonly #isAmqp: () => boolean
+  #delays: NativeQueue['delays'] | null = null
 
-  constructor(conf: RoutingSettings) {
+  /** `isAmqp` says whether the broker is RabbitMQ; it is asked when that is first needed. */
+  constructor(conf: RoutingSettings, isAmqp: () => boolean = () => false) {
     this.#conf = conf
+    this.#isAmqp = isAmqp
     this.#addConfigured()
     this.#consumed = [...this.#queues.keys()]
     this.#routers = compileRoutes(conf.taskRoutes)
@@ -80,9 +86,29 @@ export class Router {
     return this.#routers.some((router) => !isCompiledMap(router))
   }
 
-  /** The queue of that name or alias. An unknown one is made, unless `taskCreateMissingQueues` is off. */
+  /**
+   * The type of the queues in which the broker holds messages until their time; undefined where workers hold them. RabbitMQ does
+   * it for an app that has a quorum queue (`celery.utils.quorum_queues`).
+   */
+  get delays(): NativeQueue['delays'] {
+    if (this.#delays === null) {
+      const conf = this.#conf
+      const hasQuorumQueue =
+        (conf.taskCreateMissingQueues && conf.taskCreateMissingQueueType === 'quorum') ||
+        [...this.#queues.values()].some(({ isQuorum }) => isQuorum)
+      this.#delays = hasQuorumQueue && this.#isAmqp() ? conf.brokerNativeDelayedDeliveryQueueType : undefined
+    }
+    return this.#delays
+  }
+
+  /**
+   * The queue of that name or alias, as a worker declares it. An unknown one is made, unless `taskCreateMissingQueues` is
+   * off.
+   */
   queue(name: string): NativeQueue {
-    return this.#configured(name).native
+    const { native } = this.#configured(name)
+    const { delays } = this
+    return delays === undefined ? native : { ...native, delays }
   }
 
   /** The queues that a worker consumes which names none: `taskQueues`, or the default queue. */
@@ -235,6 +261,7 @@ export class Router {
         autoDelete: queue.autoDelete ?? false,
         arguments: Object.keys(queueArguments).length === 0 ? '' : JSON.stringify(queueArguments),
       },
+      isQuorum: queueArguments['x-queue-type'] === 'quorum',
       deliveryMode: deliveryModeNumber(given?.deliveryMode ?? undefined),
     }
   }

@@ -29,10 +29,10 @@ def fail(what):
     raise ValueError('no %s left' % what, 7)
 
 @app.task(name='py.retry', bind=True, max_retries=5)
-def retry(self, attempts):
+def retry(self, attempts, countdown=0):
     write('attempt %s' % self.request.id)
     if self.request.retries < attempts:
-        raise self.retry(countdown=0, exc=ValueError('not yet'))
+        raise self.retry(countdown=countdown, exc=ValueError('not yet'))
     return self.request.retries
 
 @app.task(name='py.write')

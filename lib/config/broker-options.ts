@@ -10,19 +10,24 @@ import { encodeJson } from '../serialization/encode.ts'
 /** kombu's names for AMQP, each with TLS or without. */
 const AMQP = /^(?:amqps?|pyamqp|librabbitmq):\/\//i
 
+/** Whether messages go to RabbitMQ. */
+export function isAmqp(conf: Settings): boolean {
+  return AMQP.test(resolveBroker(conf).write[0])
+}
+
 /** How the core is to open the broker that the settings name. `replyTo` goes into every task message, for `rpc://`. */
 export function brokerOptions(conf: Settings, replyTo: string): NativeBrokerOptions {
   const { read, write } = resolveBroker(conf)
-  const isAmqp = AMQP.test(write[0])
+  const speaksAmqp = AMQP.test(write[0])
   const options = {
-    ...(isAmqp ? amqpOptions(conf) : {}),
+    ...(speaksAmqp ? amqpOptions(conf) : {}),
     ...withSnakeCaseKeys(conf.brokerTransportOptions as Record<string, unknown>),
     ...(conf.brokerUseSsl ? { ssl: conf.brokerUseSsl } : {}),
-    ...(isAmqp && read.join(';') !== write.join(';') ? { read_url: read.join(';') } : {}),
+    ...(speaksAmqp && read.join(';') !== write.join(';') ? { read_url: read.join(';') } : {}),
   }
   return {
     // Only the transport of RabbitMQ fails over; the others know one server.
-    url: isAmqp ? write.join(';') : write[0],
+    url: speaksAmqp ? write.join(';') : write[0],
     transportOptions: encodeJson(options, 'brokerTransportOptions'),
     connectTimeoutMs: 1000 * (conf.brokerConnectionTimeout ?? 4),
     publishTimeoutMs: 1000 * conf.publishTimeout,

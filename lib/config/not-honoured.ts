@@ -4,7 +4,6 @@ import type { SettingName } from './settings.ts'
 const BEAT = 'beat is not built yet'
 const EVENTS = 'events are not built yet'
 const PROCESSES = 'the pools of processes and threads are not built yet'
-const DELAYED = 'messages with a far ETA are held by workers; native delayed delivery is not built yet'
 const REMOTE_CONTROL = 'remote control has no more than revoke and shutdown yet'
 const SECURITY = 'signed messages are not built yet'
 const STORES = 'its result backend is not built yet'
@@ -40,7 +39,6 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
 
   brokerChannelErrorRetry: 'a lost channel is always opened again',
   brokerHeartbeatCheckrate: 'the core beats twice in the interval that it agreed on',
-  brokerNativeDelayedDeliveryQueueType: DELAYED,
   brokerPoolLimit: CORE,
   brokerPoolAcquireTimeout: CORE,
 
@@ -107,7 +105,7 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   workerEnablePrefetchCountReduction: 'what was running keeps its claim over a reconnect',
   workerDisablePrefetch: 'set workerPrefetchMultiplier to 1 and taskAcksLate for a similar effect',
   workerStateDb: 'revoked ids are not kept over restarts yet',
-  workerDetectQuorumQueues: DELAYED,
+  workerDetectQuorumQueues: 'each queue has a prefetch of its own, of whatever kind it is',
   workerLogfile: DAEMON,
   workerPidfile: DAEMON,
   workerUid: DAEMON,

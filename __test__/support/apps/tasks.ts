@@ -35,11 +35,14 @@ app.task({ name: 'node.fail' }, (what: string) => {
   throw new OutOfStock(`no ${what} left`)
 })
 
-app.task({ name: 'node.retry', bind: true, maxRetries: 5 }, (self, attempts: number) => {
-  write(`attempt ${self.request.id}`)
-  if (self.request.retries < attempts) throw self.retry({ countdown: 0, exc: new Error('not yet') })
-  return self.request.retries
-})
+app.task(
+  { name: 'node.retry', bind: true, maxRetries: 5 },
+  (self, attempts: number, countdown: number = 0) => {
+    write(`attempt ${self.request.id}`)
+    if (self.request.retries < attempts) throw self.retry({ countdown, exc: new Error('not yet') })
+    return self.request.retries
+  },
+)
 
 app.task({ name: 'node.give_up', bind: true, maxRetries: 1 }, (self) => {
   throw self.retry({ countdown: 0, exc: new OutOfStock('gone for good') })

@@ -1,6 +1,6 @@
 //! The queues that a process needs, declared once each.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use celeriac_error::Result;
@@ -10,7 +10,8 @@ use crate::transport::{Queue, Transport};
 /// The queues that this process has declared, so that each is declared once.
 pub struct Declarations {
     transport: Arc<dyn Transport>,
-    declared: Mutex<HashSet<String>>,
+    /// By name, and whether delayed delivery was declared with it.
+    declared: Mutex<HashMap<String, bool>>,
 }
 
 impl Declarations {
@@ -21,7 +22,7 @@ impl Declarations {
 
     /// Whether a queue was declared before.
     pub fn knows(&self, queue: &Queue) -> bool {
-        self.declared.lock().unwrap_or_else(PoisonError::into_inner).contains(&queue.name)
+        covers(&self.declared.lock().unwrap_or_else(PoisonError::into_inner), queue)
     }
 
     /// Declares those of `queues` that were not declared before.
@@ -33,8 +34,12 @@ impl Declarations {
             let declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
             let mut missing: Vec<Queue> = Vec::new();
             for queue in queues {
-                if !declared.contains(&queue.name) && missing.iter().all(|known| known.name != queue.name) {
-                    missing.push(queue.clone());
+                if covers(&declared, queue) {
+                    continue;
+                }
+                match missing.iter_mut().find(|known| known.name == queue.name) {
+                    Some(known) => known.delays = known.delays.or(queue.delays),
+                    None => missing.push(queue.clone()),
                 }
             }
             missing
@@ -44,7 +49,13 @@ impl Declarations {
         }
         self.transport.declare(&missing).await?;
         let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
-        declared.extend(missing.into_iter().map(|queue| queue.name));
+        for queue in missing {
+            *declared.entry(queue.name).or_default() |= queue.delays.is_some();
+        }
         Ok(())
     }
+}
+
+fn covers(declared: &HashMap<String, bool>, queue: &Queue) -> bool {
+    declared.get(&queue.name).is_some_and(|delays| *delays || queue.delays.is_none())
 }

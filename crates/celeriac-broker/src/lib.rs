@@ -4,6 +4,7 @@ mod amqp;
 pub mod calls;
 pub mod dead;
 pub mod declare;
+pub mod delay;
 pub mod fault;
 pub mod memory;
 mod moment;
@@ -16,6 +17,8 @@ pub mod redis_url;
 pub mod registry;
 pub mod route;
 pub mod sqlite;
+pub mod sync;
+pub mod tls;
 pub mod transport;
 pub mod url;
 mod virtual_exchange;
@@ -23,6 +26,6 @@ mod virtual_exchange;
 pub use dead::DeadLetter;
 pub use registry::{TransportOptions, open, schemes};
 pub use transport::{
-    ConsumeOptions, Consumer, Delivery, DeliveryTag, Direct, Exchange, ExchangeType, Features, InlineStore,
-    Outcome, Publication, Queue, Settled, Settlement, Subscription, Transport, Watch,
+    ConsumeOptions, Consumer, DelayQueues, Delivery, DeliveryTag, Direct, Exchange, ExchangeType, Features,
+    InlineStore, Outcome, Publication, Queue, Settled, Settlement, Subscription, Transport, Watch,
 };

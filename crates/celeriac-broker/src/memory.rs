@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
+use crate::sync::lock;
 use crate::transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Exchange, ExchangeType, Features, Outcome, Publication,
     Queue, Settled, Settlement, Subscription, Transport,
@@ -40,10 +41,6 @@ pub(crate) fn open(url: &str, _options: TransportOptions) -> Result<Arc<dyn Tran
     let broker = Arc::clone(lock(&BROKERS).entry(name.to_owned()).or_default());
     let id = broker.lock().next_number();
     Ok(Arc::new(MemoryTransport { url: url.to_owned(), id, broker, closed: AtomicBool::new(false) }))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Default)]

@@ -3,47 +3,27 @@
 //! Source of the rules: `kombu.utils.url.url_to_parts`, `kombu.transport.redis.Channel._connparams`,
 //! `celery.backends.redis.RedisBackend._params_from_url`.
 
+mod client;
+mod failure;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use ::redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError,
-    TlsCertificates,
-};
 use celeriac_error::{Error, Result};
-use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
-use crate::url::{scheme, without_password};
+pub(crate) use self::failure::answered;
+pub use self::failure::{RedisRole, server_answer};
+use crate::tls::TlsSettings;
+pub use crate::url::DEFAULT_HOST;
+use crate::url::{Parts, decode, host_and_port, masked, text};
 
 /// The port of Redis where the URL names none.
 pub const DEFAULT_PORT: u16 = 6379;
 
-/// The host where the URL names none.
-pub const DEFAULT_HOST: &str = "localhost";
-
 /// How long the server may take to answer a command, in seconds, unless `socket_timeout` says otherwise
 /// (`redis_socket_timeout`).
 pub const DEFAULT_SOCKET_TIMEOUT: f64 = 120.0;
-
-/// How long what was sent over TCP may be unconfirmed before the connection counts as lost.
-const UNHEARD_OF: Duration = Duration::from_secs(30);
-
-/// How long nothing passes before the other side is asked whether it is there (`redis_socket_keepalive`). With the
-/// repetitions this takes as long as [`UNHEARD_OF`].
-const KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// How often it is asked again. Where this cannot be set, the system decides.
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How many times it is asked.
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
-const KEEPALIVE_RETRIES: u32 = 3;
-
-const TLS_OPTIONS: [&str; 5] =
-    ["ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"];
 
 /// Where a Redis server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,35 +35,10 @@ pub enum RedisAddress {
         /// The port.
         port: u16,
         /// Present when the connection is encrypted.
-        tls: Option<RedisTls>,
+        tls: Option<TlsSettings>,
     },
     /// A Unix domain socket.
     Socket(PathBuf),
-}
-
-/// How the server's certificate is checked, and which one is shown to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RedisTls {
-    /// `ssl_cert_reqs`: false for `CERT_NONE`. `CERT_OPTIONAL` checks too, as it does in Python's clients.
-    pub verify: bool,
-    /// `ssl_check_hostname`; true unless it says false.
-    pub check_hostname: bool,
-    /// `ssl_ca_certs`: a PEM file of authorities that replaces the built-in ones.
-    pub ca_certs: Option<PathBuf>,
-    /// `ssl_certfile`: the client's certificate chain as PEM.
-    pub certfile: Option<PathBuf>,
-    /// `ssl_keyfile`: the key of `certfile`, in the same file unless given.
-    pub keyfile: Option<PathBuf>,
-}
-
-/// For whom an error is meant: it decides between [`Error::BrokerUnavailable`] and
-/// [`Error::ResultStoreUnavailable`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RedisRole {
-    /// A transport.
-    Broker,
-    /// A result store.
-    ResultStore,
 }
 
 /// A `redis://`, `rediss://`, `redis+socket://` or `socket://` URL that was read, with the options that came beside it.
@@ -111,36 +66,28 @@ impl RedisUrl {
     pub fn parse(url: &str, options: &Map<String, Value>) -> Result<Self> {
         let masked = masked(url);
         let invalid = |reason: String| Error::InvalidUrl { url: masked.clone(), reason };
-        let kind = scheme(url).to_ascii_lowercase();
-        let socket = matches!(kind.as_str(), "redis+socket" | "socket");
-        if !socket && !matches!(kind.as_str(), "redis" | "rediss") {
+        let parts = Parts::of(url);
+        let kind = parts.scheme.as_str();
+        let socket = matches!(kind, "redis+socket" | "socket");
+        if !socket && !matches!(kind, "redis" | "rediss") {
             return Err(invalid(
                 "the scheme must be redis, rediss (TLS) or redis+socket (a Unix socket)".to_owned(),
             ));
         }
-        let rest = url.split_once("://").map_or("", |(_, rest)| rest);
-        let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (credentials, host_port) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-
-        let mut merged = Map::new();
-        for (key, value) in ::url::form_urlencoded::parse(query.as_bytes()) {
-            if kind == "redis" && TLS_OPTIONS.contains(&key.as_ref()) {
-                return Err(invalid(format!("`{key}` needs an encrypted connection: write rediss://")));
-            }
-            merged.insert(key.into_owned(), Value::String(value.into_owned()));
-        }
-        merged.extend(options.iter().map(|(key, value)| (key.clone(), value.clone())));
-        let wants_tls = kind == "rediss" || take_tls_options(&mut merged).map_err(&invalid)?;
-
-        let path = decode(path).map_err(&invalid)?;
-        let text = |key: &str| match merged.get(key) {
-            Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
-            Some(Value::Number(number)) => Some(number.to_string()),
-            _ => None,
+        let tls = if socket {
+            Ok(None)
+        } else {
+            TlsSettings::read(kind == "rediss", "rediss", &parts.query, options)
         };
+        let tls = tls.map_err(&invalid)?;
+        if tls.as_ref().is_some_and(|tls| tls.server_hostname.is_some()) {
+            return Err(invalid("ssl_server_hostname is for RabbitMQ only".to_owned()));
+        }
+        let Parts { user, password, host_port, .. } = parts;
+        let mut merged = parts.query;
+        merged.extend(options.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let path = decode(parts.path).map_err(&invalid)?;
+        let text = |key: &str| self::text(&merged, key);
         let (address, database) = if socket {
             let file = format!("{}/{path}", decode(host_port).map_err(&invalid)?);
             if path.is_empty() {
@@ -151,7 +98,7 @@ impl RedisUrl {
             (RedisAddress::Socket(PathBuf::from(file)), text("virtual_host").or_else(|| text("db")))
         } else {
             let (host, port) = host_and_port(host_port).map_err(&invalid)?;
-            let tls = tls(wants_tls, &merged).map_err(&invalid)?;
+            let (host, port) = (host.to_lowercase(), port.unwrap_or(DEFAULT_PORT));
             let path = Some(path).filter(|path| !path.is_empty());
             (
                 RedisAddress::Tcp { host, port, tls },
@@ -164,9 +111,9 @@ impl RedisUrl {
                 .parse::<u32>()
                 .map_err(|_| invalid(format!("the database must be a number such as 0, not `{text}`")))?,
         };
-        let credential = |text: &str, option: &str| -> Result<Option<String>> {
-            let decoded = decode(text).map_err(&invalid)?;
-            Ok(if decoded.is_empty() { self::text(&merged, option) } else { Some(decoded) })
+        let credential = |given: &str, option: &str| -> Result<Option<String>> {
+            let decoded = decode(given).map_err(&invalid)?;
+            Ok(if decoded.is_empty() { text(option) } else { Some(decoded) })
         };
         Ok(Self {
             address,
@@ -227,251 +174,6 @@ impl RedisUrl {
         }
         Ok(Some(Duration::from_secs_f64(DEFAULT_SOCKET_TIMEOUT)))
     }
-
-    /// A client for this server and database. Nothing is connected yet; the files that TLS needs are read.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`] names the TLS option whose file cannot be used.
-    pub fn client(&self) -> Result<Client> {
-        let mut settings = RedisConnectionInfo::default()
-            .set_db(self.database)
-            .set_lib_name("celeriac", env!("CARGO_PKG_VERSION"));
-        if let Some(username) = &self.username {
-            settings = settings.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            settings = settings.set_password(password);
-        }
-        let tls = match &self.address {
-            RedisAddress::Tcp { tls, .. } => tls.as_ref(),
-            RedisAddress::Socket(_) => None,
-        };
-        let address = match &self.address {
-            RedisAddress::Tcp { host, port, tls: None } => ConnectionAddr::Tcp(host.clone(), *port),
-            RedisAddress::Tcp { host, port, tls: Some(tls) } => ConnectionAddr::TcpTls {
-                host: host.clone(),
-                port: *port,
-                insecure: !tls.verify,
-                tls_params: None,
-            },
-            RedisAddress::Socket(path) => ConnectionAddr::Unix(path.clone()),
-        };
-        let invalid =
-            |error: RedisError| Error::InvalidUrl { url: self.masked.clone(), reason: error.to_string() };
-        let mut info = address
-            .into_connection_info()
-            .map_err(invalid)?
-            .set_redis_settings(settings)
-            .set_tcp_settings(tcp_settings());
-        let Some(tls) = tls else { return Client::open(info).map_err(invalid) };
-        // rustls panics when it is used without one; another part of the process may have chosen already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        if tls.ca_certs.is_some() || tls.certfile.is_some() {
-            let unusable = |error: RedisError| Error::InvalidArgument {
-                what: "ssl_ca_certs, ssl_certfile, ssl_keyfile".to_owned(),
-                reason: error.to_string(),
-            };
-            let client = Client::build_with_tls(info, tls.certificates()?).map_err(unusable)?;
-            info = client.get_connection_info().clone();
-        }
-        if !tls.check_hostname {
-            let mut address = info.addr().clone();
-            address.set_danger_accept_invalid_hostnames(true);
-            info = info.set_addr(address);
-        }
-        Client::open(info).map_err(invalid)
-    }
-
-    /// What a failure of the client library means: wrong credentials, a server that is away or not ready, or one that
-    /// refuses.
-    pub fn error(&self, role: RedisRole, error: &RedisError) -> Error {
-        let url = self.masked.clone();
-        let reason = server_answer(error).unwrap_or_else(|| error.to_string());
-        match classify(error) {
-            Class::Credentials => Error::AuthenticationFailed { url, reason },
-            Class::Refused => Error::Refused { url, reason },
-            Class::NotReady => not_ready(role, url, &reason),
-            Class::Away => unavailable(role, url, reason),
-        }
-    }
-
-    /// The server did not answer within `limit`.
-    pub fn timed_out(&self, role: RedisRole, what: &str, limit: Duration) -> Error {
-        let reason = format!("{what} took longer than {} s", limit.as_secs_f64());
-        unavailable(role, self.masked.clone(), reason)
-    }
-}
-
-/// So that a peer that has gone without a word is noticed by the kernel, also while nobody calls.
-fn tcp_settings() -> TcpSettings {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple", windows))]
-    let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_RETRIES);
-    // What is written is complete: nothing is gained by waiting for more of it.
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let settings = settings.set_user_timeout(UNHEARD_OF);
-    settings
-}
-
-/// What the server said, in its own words and not the client library's; `None` when it said nothing. Of several commands the
-/// first that failed.
-pub fn server_answer(error: &RedisError) -> Option<String> {
-    let answers = error.clone().into_server_errors()?;
-    let (_, answer) = answers.first()?;
-    Some(
-        answer
-            .details()
-            .map_or_else(|| answer.code().to_owned(), |details| format!("{} {details}", answer.code())),
-    )
-}
-
-/// How an answer is quoted.
-pub(crate) fn answered(answer: &str) -> String {
-    format!("it answered `{}`", answer.trim_end_matches('.'))
-}
-
-fn not_ready(role: RedisRole, url: String, answer: &str) -> Error {
-    let reason = answered(answer);
-    match role {
-        RedisRole::Broker => Error::BrokerNotReady { url, reason },
-        RedisRole::ResultStore => Error::ResultStoreNotReady { url, reason },
-    }
-}
-
-fn unavailable(role: RedisRole, url: String, reason: String) -> Error {
-    match role {
-        RedisRole::Broker => Error::BrokerUnavailable { url, reason },
-        RedisRole::ResultStore => Error::ResultStoreUnavailable { url, reason },
-    }
-}
-
-enum Class {
-    Credentials,
-    Refused,
-    NotReady,
-    Away,
-}
-
-fn classify(error: &RedisError) -> Class {
-    let Some(answer) = server_answer(error) else {
-        return match error.kind() {
-            ErrorKind::AuthenticationFailed => Class::Credentials,
-            ErrorKind::InvalidClientConfig | ErrorKind::UnexpectedReturnType => Class::Refused,
-            _ => Class::Away,
-        };
-    };
-    match answer.split(' ').next().unwrap_or_default() {
-        "NOAUTH" | "WRONGPASS" => Class::Credentials,
-        // A server that loads its data, or a replica after a failover, will take the command soon; a full memory empties.
-        "LOADING" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" | "OOM" | "MISCONF"
-        | "NOREPLICAS" | "BUSY" => Class::NotReady,
-        _ => Class::Refused,
-    }
-}
-
-impl RedisTls {
-    fn certificates(&self) -> Result<TlsCertificates> {
-        let read = |what: &str, path: &PathBuf| {
-            std::fs::read(path).map_err(|error| Error::InvalidArgument {
-                what: what.to_owned(),
-                reason: format!("cannot read {}: {error}", path.display()),
-            })
-        };
-        let root_cert = self.ca_certs.as_ref().map(|path| read("ssl_ca_certs", path)).transpose()?;
-        let client_tls = match &self.certfile {
-            None => None,
-            Some(certfile) => Some(ClientTlsConfig {
-                client_cert: read("ssl_certfile", certfile)?,
-                client_key: read("ssl_keyfile", self.keyfile.as_ref().unwrap_or(certfile))?,
-            }),
-        };
-        Ok(TlsCertificates { client_tls, root_cert })
-    }
-}
-
-/// Without the password, and without a query that may hold one.
-fn masked(url: &str) -> String {
-    let masked = without_password(url);
-    masked.split(['?', '#']).next().unwrap_or_default().to_owned()
-}
-
-fn decode(text: &str) -> Result<String, String> {
-    percent_decode_str(text)
-        .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| "a %-escape in it is not UTF-8".to_owned())
-}
-
-fn text(options: &Map<String, Value>, key: &str) -> Option<String> {
-    match options.get(key)? {
-        Value::String(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
-    }
-}
-
-fn host_and_port(text: &str) -> Result<(String, u16), String> {
-    let (host, port) = if let Some(inside) = text.strip_prefix('[') {
-        let (host, after) = inside.split_once(']').ok_or("an IPv6 address must end with `]`")?;
-        (host, after.strip_prefix(':').unwrap_or(after))
-    } else {
-        text.split_once(':').unwrap_or((text, ""))
-    };
-    let port = match port {
-        "" => DEFAULT_PORT,
-        port => port.parse().map_err(|_| format!("the port must be a number up to 65535, not `{port}`"))?,
-    };
-    let host = decode(host)?.to_lowercase();
-    Ok((if host.is_empty() { DEFAULT_HOST.to_owned() } else { host }, port))
-}
-
-/// Spreads `ssl` (`broker_use_ssl`, `redis_backend_use_ssl`) among the other options, by kombu's names for Redis or by those
-/// that it has for AMQP, without `ssl_`. Says whether TLS is asked for.
-fn take_tls_options(options: &mut Map<String, Value>) -> Result<bool, String> {
-    match options.remove("ssl") {
-        Some(Value::Object(given)) => {
-            for (key, value) in given {
-                let name = if key.starts_with("ssl_") { key.clone() } else { format!("ssl_{key}") };
-                if !TLS_OPTIONS.contains(&name.as_str()) {
-                    let known = TLS_OPTIONS.join(", ");
-                    return Err(format!("there is no TLS option `{key}`; there are {known}"));
-                }
-                options.insert(name, value);
-            }
-            Ok(true)
-        }
-        Some(Value::Bool(true)) => Ok(true),
-        _ => Ok(TLS_OPTIONS.iter().any(|key| options.contains_key(*key))),
-    }
-}
-
-/// Certificates are checked unless the options say otherwise, as redis-py does; Celery's result backend wants a word on it.
-fn tls(wanted: bool, options: &Map<String, Value>) -> Result<Option<RedisTls>, String> {
-    if !wanted {
-        return Ok(None);
-    }
-    let verify = match text(options, "ssl_cert_reqs").as_deref() {
-        // The numbers are those of Python's ssl module.
-        None | Some("CERT_REQUIRED" | "required" | "2" | "CERT_OPTIONAL" | "optional" | "1") => true,
-        Some("CERT_NONE" | "none" | "0") => false,
-        Some(given) => {
-            return Err(format!(
-                "ssl_cert_reqs must be CERT_REQUIRED (the default), CERT_OPTIONAL or CERT_NONE, not `{given}`"
-            ));
-        }
-    };
-    let file = |key: &str| text(options, key).map(PathBuf::from);
-    let check_hostname =
-        text(options, "ssl_check_hostname").is_none_or(|text| !text.eq_ignore_ascii_case("false"));
-    Ok(Some(RedisTls {
-        verify,
-        check_hostname,
-        ca_certs: file("ssl_ca_certs"),
-        certfile: file("ssl_certfile"),
-        keyfile: file("ssl_keyfile"),
-    }))
 }
 
 #[cfg(test)]
@@ -632,12 +334,12 @@ mod tests {
             "redis+socket:///run/redis.sock?virtual_host=1",
         ] {
             let read = parse(url);
-            let client = read.client().unwrap();
-            let info = client.get_connection_info();
+            let made = read.client().unwrap();
+            let info = made.get_connection_info();
             assert_eq!(info.redis_settings().db(), read.database, "{url}");
             assert!(info.tcp_settings().keepalive().is_some(), "{url}");
             #[cfg(target_os = "linux")]
-            assert_eq!(info.tcp_settings().user_timeout(), Some(UNHEARD_OF), "{url}");
+            assert_eq!(info.tcp_settings().user_timeout(), Some(client::UNHEARD_OF), "{url}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use celeriac_error::Result;
 use celeriac_protocol::task::{self, TaskOptions, TaskTemplate};
 
+use crate::delay;
 use crate::publisher::RetryPolicy;
 use crate::transport::{ExchangeType, Publication, Queue};
 
@@ -56,11 +57,64 @@ impl Route {
             Some(text) => TaskOptions::from_json(text)?,
             None => TaskOptions::default(),
         };
-        Ok(Publication {
-            exchange: Arc::clone(&self.exchange),
-            exchange_type: self.exchange_type,
-            routing_key: Arc::clone(&self.routing_key),
-            message: task::encode(&self.template, task_id, args, kwargs, &options)?,
+        let message = task::encode(&self.template, task_id, args, kwargs, &options)?;
+        Ok(match options.delay.filter(|seconds| *seconds > 0) {
+            None => Publication {
+                exchange: Arc::clone(&self.exchange),
+                exchange_type: self.exchange_type,
+                routing_key: Arc::clone(&self.routing_key),
+                message,
+            },
+            Some(seconds) => Publication {
+                exchange: delay::entrance(),
+                exchange_type: ExchangeType::Topic,
+                routing_key: delay::routing_key(seconds, &self.routing_key).into(),
+                message,
+            },
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_held_goes_to_the_queues_of_delayed_delivery() {
+        let route = Route {
+            template: TaskTemplate {
+                task: "t".into(),
+                origin: "gen1@host".into(),
+                lang: "js".into(),
+                reply_to: None,
+                ignore_result: None,
+                time_limit: (None, None),
+                delivery_mode: 2,
+                priority: 0,
+                repr_max_levels: None,
+            },
+            exchange: "x".into(),
+            exchange_type: ExchangeType::Fanout,
+            routing_key: "k".into(),
+            queue: None,
+            policy: Arc::new(RetryPolicy {
+                retry: false,
+                max_retries: None,
+                interval_start: Duration::ZERO,
+                interval_step: Duration::ZERO,
+                interval_max: Duration::ZERO,
+            }),
+        };
+        let place = |options| {
+            let sent = route.publication("id", "[]", "{}", Some(options)).unwrap();
+            (sent.exchange.to_string(), sent.exchange_type, sent.routing_key.to_string())
+        };
+        let delayed = (delay::entrance().to_string(), ExchangeType::Topic, delay::routing_key(5, "k"));
+        assert_eq!(place(r#"{"delay": 5}"#), delayed);
+        let usual = ("x".to_owned(), ExchangeType::Fanout, "k".to_owned());
+        assert_eq!(place(r#"{"delay": 0}"#), usual);
+        assert_eq!(place("{}"), usual);
     }
 }

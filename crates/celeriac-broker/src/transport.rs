@@ -38,6 +38,16 @@ pub struct Exchange {
     pub auto_delete: bool,
 }
 
+/// The type of the queues in which `RabbitMQ` holds messages until their time
+/// (`broker_native_delayed_delivery_queue_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DelayQueues {
+    /// On one server each.
+    Classic,
+    /// Replicated, and handed on without a loss.
+    Quorum,
+}
+
 /// A queue with the one binding that Celery declares for it (`kombu.Queue`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Queue {
@@ -55,6 +65,9 @@ pub struct Queue {
     pub auto_delete: bool,
     /// `x-…` arguments: a JSON object, or empty.
     pub arguments: String,
+    /// The broker's own delayed delivery is declared with it, in queues of this type, and leads to it where its exchange is not
+    /// direct. Only AMQP has it.
+    pub delays: Option<DelayQueues>,
 }
 
 /// One message on its way to the broker.

@@ -5,61 +5,19 @@
 
 mod amqp_support;
 
-use std::path::{Path, PathBuf};
-
 use amqp_support::{body, celery_queue, consume, open, open_with, publish, take_one, to, within};
+use celeriac_testkit::certificates::Certificates;
 use celeriac_testkit::rabbitmq_server::{RabbitMqServer, RabbitMqServerOptions, RabbitMqTls};
 
-/// An authority, and what it certifies: this machine's name, and a client.
-struct Certificates {
-    folder: PathBuf,
-}
-
-impl Certificates {
-    fn make() -> Self {
-        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-        let folder = std::env::temp_dir().join(format!("celeriac-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir(&folder).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
-        authority.distinguished_name.push(DnType::CommonName, "authority");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        std::fs::write(folder.join("ca.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
-        let issuer = Issuer::new(authority, key);
-        for (file, name) in [("server", "localhost"), ("client", "client")] {
-            let key = KeyPair::generate().unwrap();
-            let certificate =
-                CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-            std::fs::write(folder.join(format!("{file}.pem")), certificate.pem()).unwrap();
-            std::fs::write(folder.join(format!("{file}-key.pem")), key.serialize_pem()).unwrap();
-        }
-        Self { folder }
-    }
-
-    fn path(&self, file: &str) -> String {
-        self.folder.join(file).display().to_string()
-    }
-
-    async fn server(&self, requires_client_certificate: bool) -> RabbitMqServer {
-        let file = |name: &str| Path::new(&self.folder).join(name);
-        let tls = RabbitMqTls {
-            ca_certs: file("ca.pem"),
-            certfile: file("server.pem"),
-            keyfile: file("server-key.pem"),
-            requires_client_certificate,
-        };
-        RabbitMqServer::start_with(RabbitMqServerOptions {
-            tls: Some(tls),
-            ..RabbitMqServerOptions::default()
-        })
+async fn server(certificates: &Certificates, requires_client_certificate: bool) -> RabbitMqServer {
+    let tls = RabbitMqTls {
+        ca_certs: certificates.file("ca.pem"),
+        certfile: certificates.file("server.pem"),
+        keyfile: certificates.file("server-key.pem"),
+        requires_client_certificate,
+    };
+    RabbitMqServer::start_with(RabbitMqServerOptions { tls: Some(tls), ..RabbitMqServerOptions::default() })
         .await
-    }
-}
-
-impl Drop for Certificates {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
 }
 
 async fn works(url: &str) {
@@ -90,7 +48,7 @@ async fn is_refused(url: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_must_show_a_certificate_of_its_name_that_somebody_known_has_signed() {
     let certificates = Certificates::make();
-    let server = certificates.server(false).await;
+    let server = server(&certificates, false).await;
     let (url, ca) = (server.tls_url(), certificates.path("ca.pem"));
     let elsewhere = url.replace("localhost", "127.0.0.1");
     works(&format!("{url}?ssl_ca_certs={ca}")).await;
@@ -113,7 +71,7 @@ async fn the_server_must_show_a_certificate_of_its_name_that_somebody_known_has_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_wants_to_know_its_clients_is_shown_a_certificate() {
     let certificates = Certificates::make();
-    let server = certificates.server(true).await;
+    let server = server(&certificates, true).await;
     let trusting = format!("{}?ssl_ca_certs={}", server.tls_url(), certificates.path("ca.pem"));
     is_refused(&trusting).await;
     let (certfile, keyfile) = (certificates.path("client.pem"), certificates.path("client-key.pem"));

@@ -6,7 +6,7 @@
 mod amqp_support;
 
 use amqp_support::{open, within};
-use celeriac_broker::{Exchange, ExchangeType, Queue};
+use celeriac_broker::{DelayQueues, Exchange, ExchangeType, Queue};
 use celeriac_testkit::rabbitmq_server::{RabbitMqServer, RabbitMqServerOptions};
 use serde_json::{Map, Value};
 
@@ -32,9 +32,17 @@ fn exchange(listed: &Value) -> Exchange {
 fn queues(declared: &Value) -> Vec<Queue> {
     let exchanges = declared["exchanges"].as_array().unwrap();
     let bindings = declared["bindings"].as_array().unwrap();
-    let queues = declared["queues"].as_array().unwrap().iter().map(|listed| {
+    let listed = declared["queues"].as_array().unwrap().iter();
+    // Those of delayed delivery come with the queues that have it.
+    let listed = listed.filter(|queue| !text(&queue["name"]).starts_with("celery_delayed_"));
+    let queues = listed.map(|listed| {
         let name = text(&listed["name"]);
-        let binding = bindings.iter().find(|binding| binding["destination_name"] == listed["name"]);
+        let is_own = |binding: &&Value| {
+            binding["destination_name"] == listed["name"]
+                && !text(&binding["routing_key"]).starts_with("#.")
+                && binding["source_name"] != "celery_delayed_delivery"
+        };
+        let binding = bindings.iter().find(is_own);
         let exchange = binding.map(|binding| {
             exchange(exchanges.iter().find(|exchange| exchange["name"] == binding["source_name"]).unwrap())
         });
@@ -49,13 +57,15 @@ fn queues(declared: &Value) -> Vec<Queue> {
             exchange: exchange.unwrap_or_default(),
             routing_key: binding.map(|binding| text(&binding["routing_key"])).unwrap_or_default(),
             durable: listed["durable"].as_bool().unwrap(),
-            exclusive: listed["exclusive"].as_bool().unwrap(),
+            // Nothing is said of a quorum queue, which cannot be.
+            exclusive: listed["exclusive"] == true,
             auto_delete: listed["auto_delete"].as_bool().unwrap(),
             arguments: if arguments.is_empty() {
                 String::new()
             } else {
                 Value::Object(arguments).to_string()
             },
+            delays: (listed["type"] == "quorum").then_some(DelayQueues::Quorum),
         }
     });
     queues.collect()

@@ -8,7 +8,9 @@ use celeriac_broker::declare::Declarations;
 use celeriac_broker::producer::Producer;
 use celeriac_broker::publisher::{Publisher, RetryPolicy};
 use celeriac_broker::route::Route;
-use celeriac_broker::{DeadLetter, Exchange, ExchangeType, Publication, Queue, Transport, TransportOptions};
+use celeriac_broker::{
+    DeadLetter, DelayQueues, Exchange, ExchangeType, Publication, Queue, Transport, TransportOptions,
+};
 use celeriac_error::{Error, Result};
 use celeriac_protocol::task::TaskTemplate;
 use celeriac_protocol::{Message, Properties};
@@ -40,6 +42,8 @@ pub struct NativeQueue {
     pub auto_delete: bool,
     /// JSON object text, or empty
     pub arguments: String,
+    /// classic or quorum: the broker's own delayed delivery is declared with it, and leads to it
+    pub delays: Option<String>,
 }
 
 /// How a broker is opened.
@@ -163,6 +167,17 @@ fn exchange_type(kind: &str) -> Result<ExchangeType> {
     }
 }
 
+fn delay_queues(kind: &str) -> Result<DelayQueues> {
+    match kind {
+        "classic" => Ok(DelayQueues::Classic),
+        "quorum" => Ok(DelayQueues::Quorum),
+        other => Err(Error::InvalidArgument {
+            what: "type of the delayed delivery's queues".to_owned(),
+            reason: format!("`{other}` is none of classic, quorum"),
+        }),
+    }
+}
+
 pub(crate) fn queue(native: NativeQueue) -> Result<Queue> {
     Ok(Queue {
         name: native.name,
@@ -177,6 +192,7 @@ pub(crate) fn queue(native: NativeQueue) -> Result<Queue> {
         exclusive: native.exclusive,
         auto_delete: native.auto_delete,
         arguments: native.arguments,
+        delays: native.delays.as_deref().map(delay_queues).transpose()?,
     })
 }
 

@@ -38,6 +38,8 @@ pub struct TaskTemplate {
 pub struct TaskOptions {
     /// Header `eta`, ISO 8601 with offset.
     pub eta: Option<String>,
+    /// Whole seconds that the broker is to hold it for; no part of the message.
+    pub delay: Option<u32>,
     /// Header `expires`, ISO 8601 with offset.
     pub expires: Option<String>,
     /// Property `expiration`: milliseconds.

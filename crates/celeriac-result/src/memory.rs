@@ -5,10 +5,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use celeriac_broker::sync::lock;
 use celeriac_error::Result;
 use celeriac_protocol::TaskMeta;
 use celeriac_protocol::result_meta::is_ready;
@@ -153,8 +154,4 @@ impl Documents {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,11 +5,12 @@
 //! client, and what is sent to a client that is gone is dropped, as in Celery.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use celeriac_broker::sync::lock;
 use celeriac_broker::{
     ConsumeOptions, Consumer, Delivery, ExchangeType, Outcome, Publication, Queue, Settlement, Transport,
     TransportOptions, url,
@@ -83,10 +84,6 @@ pub(crate) fn open(store_url: &str, options: &StoreOptions) -> Result<Arc<dyn Re
         delivery_mode: if persistent { 2 } else { 1 },
         listening: tokio::sync::Mutex::default(),
     }))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What came for one task: a document, or why there is none.

@@ -3,7 +3,6 @@
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use celeriac_broker::InlineStore;
 use celeriac_error::Error;
 use celeriac_protocol::{TaskMeta, result_meta};
 use celeriac_result::{ResultStore, StoreOptions, StoreRequest};
+use celeriac_testkit::certificates::Certificates;
 use celeriac_testkit::redis_server::{RedisServer, RedisServerOptions};
 use celeriac_testkit::result_store_contract::{
     Place, eventually, meta, open, request, store_all, success, within,
@@ -333,41 +333,10 @@ async fn a_store_that_is_dropped_leaves_no_connection() {
     }
 }
 
-/// An authority, and what it certifies: this machine's name, and a client.
-struct Certificates {
-    folder: PathBuf,
-}
-
-impl Certificates {
-    fn make(place: &RedisServer) -> Self {
-        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-        let folder = place.directory().join("certificates");
-        std::fs::create_dir(&folder).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut authority = CertificateParams::new(Vec::<String>::new()).unwrap();
-        authority.distinguished_name.push(DnType::CommonName, "authority");
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        std::fs::write(folder.join("ca.pem"), authority.self_signed(&key).unwrap().pem()).unwrap();
-        let issuer = Issuer::new(authority, key);
-        for (file, name) in [("server", "localhost"), ("client", "client")] {
-            let key = KeyPair::generate().unwrap();
-            let certificate =
-                CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-            std::fs::write(folder.join(format!("{file}.pem")), certificate.pem()).unwrap();
-            std::fs::write(folder.join(format!("{file}-key.pem")), key.serialize_pem()).unwrap();
-        }
-        Self { folder }
-    }
-
-    fn path(&self, file: &str) -> String {
-        self.folder.join(file).display().to_string()
-    }
-}
-
 #[tokio::test]
 async fn an_encrypted_connection_checks_who_it_talks_to() {
     let place = Redis::start().await;
-    let certificates = Certificates::make(&place.0);
+    let certificates = Certificates::make();
     let [server, key, ca] = ["server.pem", "server-key.pem", "ca.pem"].map(|file| certificates.path(file));
     let set = ["tls-cert-file", &server, "tls-key-file", &key, "tls-ca-cert-file", &ca];
     place.query::<()>(&[&["CONFIG", "SET"], &set[..]].concat()).await;

@@ -267,3 +267,33 @@ async fn waits_end_when_results_cannot_come_any_more() {
     assert_eq!(error.code(), "ERR_CELERIAC_REFUSED", "{error}");
     within(client.close()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_went_with_its_connection_is_there_again_and_so_is_what_comes_then() {
+    let server = RabbitMqServer::start().await;
+    let (client, worker) = (open(&server.url(), "client"), open(&server.url(), "worker"));
+    within(client.connect()).await.unwrap();
+    let waiting = tokio::spawn({
+        let client = Arc::clone(&client);
+        async move { client.wait("later").await }
+    });
+    let queue = async || server.ctl(&["list_queues", "pid", "name"]).await;
+    let before = queue().await;
+    assert!(before.contains("client"), "{before}");
+    server.ctl(&["close_all_connections", "cut"]).await;
+    // Another of the same name; what was sent in between would have been dropped, as Celery's is.
+    within(async {
+        loop {
+            let now = queue().await;
+            if now.contains("client") && now != before {
+                return;
+            }
+        }
+    })
+    .await;
+    assert!(!waiting.is_finished(), "nobody knows that nothing was lost");
+    store_all(&worker, vec![reply("client", "later", "SUCCESS", "5")]).await;
+    assert_eq!(within(waiting).await.unwrap().unwrap().result_json, "5");
+    within(client.close()).await;
+    within(worker.close()).await;
+}

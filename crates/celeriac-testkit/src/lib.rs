@@ -1,6 +1,7 @@
 //! Test only: starts real servers on free ports, and holds the contracts that every transport and every result
 //! store must fulfil.
 
+pub mod certificates;
 pub mod rabbitmq_server;
 pub mod redis_server;
 pub mod result_store_contract;

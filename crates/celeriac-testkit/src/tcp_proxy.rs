@@ -41,6 +41,8 @@ pub enum Mode {
         /// What the server sends.
         to_client: Duration,
     },
+    /// What the client sends arrives no faster than so many bytes a second.
+    Narrow(u32),
     /// Every byte is sent by itself.
     Dribble,
 }
@@ -93,6 +95,26 @@ impl TcpProxy {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(target: SocketAddr) -> io::Result<Self> {
+        Self::start_with(target, |_| Ok(()))
+    }
+
+    /// [`start`](Self::start) with buffers of some ten thousand bytes in all between the client and whatever stops: a system
+    /// would have megabytes.
+    ///
+    /// # Errors
+    /// When there is no free port, or the system has no such settings.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_tight(target: SocketAddr) -> io::Result<Self> {
+        Self::start_with(target, |socket| {
+            socket.set_recv_buffer_size(4096)?;
+            // What a client buffers on its side depends on the size of a packet.
+            socket2::SockRef::from(socket).set_tcp_mss(536)
+        })
+    }
+
+    fn start_with(target: SocketAddr, prepare: Prepare) -> io::Result<Self> {
         // Keeps the port ours while nobody listens. It never listens itself.
         let reservation = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let address = reservation.local_addr()?;
@@ -102,9 +124,9 @@ impl TcpProxy {
             connections: Mutex::default(),
             listening: watch::Sender::default(),
         });
-        let listener = listen(address)?;
+        let listener = listen(address, prepare)?;
         shared.listening.send_replace(true);
-        let accepting = tokio::spawn(accept(Arc::clone(&shared), reservation, address, listener));
+        let accepting = tokio::spawn(accept(Arc::clone(&shared), reservation, listener, prepare));
         Ok(Self { address, shared, accepting })
     }
 
@@ -166,12 +188,18 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    bind(address)?.listen(BACKLOG)
+/// What is set on a socket before it listens.
+type Prepare = fn(&TcpSocket) -> io::Result<()>;
+
+fn listen(address: SocketAddr, prepare: Prepare) -> io::Result<TcpListener> {
+    let socket = bind(address)?;
+    prepare(&socket)?;
+    socket.listen(BACKLOG)
 }
 
 /// Accepts connections, except while they are refused.
-async fn accept(shared: Arc<Shared>, _reservation: TcpSocket, address: SocketAddr, first: TcpListener) {
+async fn accept(shared: Arc<Shared>, reservation: TcpSocket, first: TcpListener, prepare: Prepare) {
+    let Ok(address) = reservation.local_addr() else { return };
     let mut weather = shared.weather.subscribe();
     let mut listener = Some(first);
     loop {
@@ -179,7 +207,7 @@ async fn accept(shared: Arc<Shared>, _reservation: TcpSocket, address: SocketAdd
         if refuses {
             listener = None;
         } else if listener.is_none() {
-            match listen(address) {
+            match listen(address, prepare) {
                 Ok(opened) => listener = Some(opened),
                 Err(error) => {
                     eprintln!("the proxy cannot listen on {address} again: {error}");
@@ -234,13 +262,19 @@ async fn carry(shared: &Shared, number: u64, mut client: TcpStream, mut is_cut: 
     let in_order = {
         let (from_client, to_client) = client.split();
         let (from_server, to_server) = server.split();
-        let there = relay(from_client, to_server, sky.clone(), |mode| match mode {
-            Mode::Delay { to_server, .. } => to_server,
-            _ => Duration::ZERO,
+        // When the last byte is through where the way is narrow.
+        let mut free = Instant::now();
+        let there = relay(from_client, to_server, sky.clone(), move |mode, count| match mode {
+            Mode::Delay { to_server, .. } => Instant::now() + to_server,
+            Mode::Narrow(rate) => {
+                free = free.max(Instant::now()) + Duration::from_secs(count as u64) / rate;
+                free
+            }
+            _ => Instant::now(),
         });
-        let back = relay(from_server, to_client, sky, |mode| match mode {
-            Mode::Delay { to_client, .. } => to_client,
-            _ => Duration::ZERO,
+        let back = relay(from_server, to_client, sky, |mode, _| match mode {
+            Mode::Delay { to_client, .. } => Instant::now() + to_client,
+            _ => Instant::now(),
         });
         tokio::select! {
             outcome = async { tokio::try_join!(there, back) } => outcome.is_ok(),
@@ -280,7 +314,7 @@ async fn relay(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     sky: Sky,
-    delay: impl Fn(Mode) -> Duration,
+    mut due: impl FnMut(Mode, usize) -> Instant,
 ) -> io::Result<()> {
     let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_ON_THEIR_WAY);
     let mut reading_sky = sky.clone();
@@ -292,7 +326,7 @@ async fn relay(
             if count == 0 {
                 return Ok(());
             }
-            let due = Instant::now() + delay(reading_sky.clears().await);
+            let due = due(reading_sky.clears().await, count);
             // The writer ends first only with an error, which is the outcome.
             let _ = sender.send((due, buffer[..count].to_vec())).await;
         }

@@ -46,7 +46,7 @@ export interface BrokerSettings {
   brokerHeartbeatCheckrate: number
   /** The SASL mechanism of AMQP; null is PLAIN. */
   brokerLoginMethod: string | null
-  /** The type of the queues that hold delayed messages on RabbitMQ. */
+  /** The type of the queues in which RabbitMQ holds delayed messages, for apps with quorum queues. */
   brokerNativeDelayedDeliveryQueueType: 'classic' | 'quorum'
   /** How many connections may be open at once; 0 and null open one for each use. */
   brokerPoolLimit: number | null

@@ -84,7 +84,7 @@ export interface WorkerSettings {
   workerTimer: string | null
   /** Seconds between two looks of the timer. */
   workerTimerPrecision: number
-  /** Whether quorum queues change how prefetch is asked for. */
+  /** Whether quorum queues have a prefetch of their own; here every queue has. */
   workerDetectQuorumQueues: boolean
 
   /** The default of `--logfile`. */

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use celeriac_error::{Error, Result};
@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::failure::{explain, explain_connecting, soft};
 use super::settings::{Failover, LoginMethod, Settings, Target};
+pub(super) use crate::sync::lock;
 
 /// How long an answer may take: what the broker does at once takes milliseconds.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,10 +29,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The largest frame: py-amqp's.
 pub(super) const FRAME_MAX: u32 = 131_072;
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// An open connection.
 pub(super) struct Live {

@@ -11,6 +11,7 @@ mod consume;
 mod consumer;
 mod core;
 mod dead;
+mod delays;
 mod failure;
 mod link;
 mod properties;
@@ -19,7 +20,6 @@ mod settings;
 mod settle;
 mod subscription;
 mod table;
-mod tls;
 mod topology;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};

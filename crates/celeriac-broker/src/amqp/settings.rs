@@ -4,13 +4,10 @@
 
 use std::time::Duration;
 
-use celeriac_error::{Error, Result};
-use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value};
-
-use super::tls::{Tls, TlsSettings};
 use crate::registry::TransportOptions;
-use crate::url::{scheme, without_password};
+use crate::tls::{Tls, TlsSettings};
+use crate::url::{Parts, decode, host_and_port, masked, scheme, seconds, text};
+use celeriac_error::{Error, Result};
 
 /// `broker_heartbeat` of Celery: seconds.
 const HEARTBEAT: u16 = 120;
@@ -86,27 +83,18 @@ impl Settings {
 fn target(url: &str, given: &TransportOptions) -> Result<Target> {
     let masked = masked(url);
     let invalid = |reason: String| Error::InvalidUrl { url: masked.clone(), reason };
-    let kind = scheme(url).to_ascii_lowercase();
-    if !super::SCHEMES.contains(&kind.as_str()) {
+    let parts = Parts::of(url);
+    if !super::SCHEMES.contains(&parts.scheme.as_str()) {
         let reason =
             format!("all URLs of one broker must have one of the schemes {}", super::SCHEMES.join(", "));
         return Err(invalid(reason));
     }
-    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
-    let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let (credentials, host_port) = authority.rsplit_once('@').unwrap_or(("", authority));
-    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-
-    let mut options = Map::new();
-    for (key, value) in ::url::form_urlencoded::parse(query.as_bytes()) {
-        options.insert(key.into_owned(), Value::String(value.into_owned()));
-    }
+    let tls = TlsSettings::read(parts.scheme == "amqps", "amqps", &parts.query, &given.options);
+    let tls = tls.map_err(&invalid)?;
+    let Parts { user, password, path, .. } = parts;
+    let (host, port) = host_and_port(parts.host_port).map_err(&invalid)?;
+    let mut options = parts.query;
     options.extend(given.options.iter().map(|(key, value)| (key.clone(), value.clone())));
-
-    let tls = tls(kind == "amqps", &options).map_err(&invalid)?;
-    let (host, port) = host_and_port(host_port).map_err(&invalid)?;
     let decoded = |text: &str, name: &str, default: &str| -> Result<String> {
         let text = decode(text).map_err(&invalid)?;
         Ok(if text.is_empty() {
@@ -159,105 +147,10 @@ fn target(url: &str, given: &TransportOptions) -> Result<Target> {
     })
 }
 
-/// Without its password, and without its query, which may name one too.
-fn masked(url: &str) -> String {
-    let masked = without_password(url);
-    masked.split(['?', '#']).next().unwrap_or_default().to_owned()
-}
-
-fn decode(text: &str) -> Result<String, String> {
-    let text = percent_decode_str(text).decode_utf8();
-    text.map(std::borrow::Cow::into_owned).map_err(|_| "it has bytes that are not UTF-8".to_owned())
-}
-
-fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (host, rest) = rest.split_once(']').ok_or("the bracket of the IPv6 address is not closed")?;
-            (host, rest.strip_prefix(':').unwrap_or(rest))
-        }
-        None => text.split_once(':').unwrap_or((text, "")),
-    };
-    let host = decode(host)?;
-    let port = match port {
-        "" => None,
-        port => match port.parse::<u16>() {
-            Ok(port @ 1..) => Some(port),
-            _ => return Err(format!("the port must be a number from 1 to 65535, not `{port}`")),
-        },
-    };
-    Ok((if host.is_empty() { "localhost".to_owned() } else { host }, port))
-}
-
-/// `broker_use_ssl` is the option `ssl`: true, or an object; in a query its parts are called `ssl_…`.
-fn tls(encrypted: bool, options: &Map<String, Value>) -> Result<Option<TlsSettings>, String> {
-    let (encrypted, given) = match options.get("ssl") {
-        Some(Value::Object(given)) => (true, given.clone()),
-        Some(Value::Bool(wanted)) => (encrypted || *wanted, Map::new()),
-        Some(Value::String(text)) => {
-            (encrypted || matches!(text.to_lowercase().as_str(), "true" | "1"), Map::new())
-        }
-        _ => (encrypted, Map::new()),
-    };
-    // With kombu's prefix or without.
-    let part = |name: &str| {
-        let prefixed = format!("ssl_{name}");
-        text(&given, name).or_else(|| text(&given, &prefixed)).or_else(|| text(options, &prefixed))
-    };
-    if !encrypted {
-        for name in ["ca_certs", "certfile", "keyfile", "cert_reqs", "check_hostname"] {
-            if part(name).is_some() {
-                return Err(format!("`ssl_{name}` needs an encrypted connection: write amqps://"));
-            }
-        }
-        return Ok(None);
-    }
-    let verify = match part("cert_reqs").map(|text| text.to_ascii_lowercase()).as_deref() {
-        // 0, 1 and 2 are Python's constants.
-        None | Some("cert_required" | "required" | "2" | "cert_optional" | "optional" | "1") => true,
-        Some("cert_none" | "none" | "0") => false,
-        Some(other) => return Err(format!("cert_reqs must be required, optional or none, not `{other}`")),
-    };
-    let check_hostname = match part("check_hostname").map(|text| text.to_ascii_lowercase()).as_deref() {
-        None | Some("true" | "1") => true,
-        Some("false" | "0") => false,
-        Some(other) => return Err(format!("check_hostname must be true or false, not `{other}`")),
-    };
-    let certfile = part("certfile");
-    if certfile.is_none() && part("keyfile").is_some() {
-        return Err("keyfile is the key of certfile, which is not given".to_owned());
-    }
-    Ok(Some(TlsSettings {
-        verify,
-        check_hostname,
-        ca_certs: part("ca_certs"),
-        keyfile: part("keyfile").or_else(|| certfile.clone()),
-        certfile,
-        server_hostname: part("server_hostname"),
-    }))
-}
-
-/// As text; numbers and booleans are written out. `None` when absent, null or empty.
-fn text(options: &Map<String, Value>, name: &str) -> Option<String> {
-    match options.get(name)? {
-        Value::String(text) if !text.is_empty() => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
-    }
-}
-
-fn seconds(options: &Map<String, Value>, name: &str) -> Result<Option<f64>, String> {
-    text(options, name)
-        .map(|text| {
-            let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
-            number.ok_or_else(|| format!("{name} must be a number of seconds, not `{text}`"))
-        })
-        .transpose()
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn open(url: &str, options: &Value) -> Result<Settings> {
@@ -334,20 +227,6 @@ mod tests {
         assert_eq!(heartbeat("amqp://h?heartbeat=9", setting()), 9);
         assert_eq!(heartbeat("amqp://h", setting()), 30);
         assert_eq!(heartbeat("amqp://h", Value::Null), 120);
-    }
-
-    #[test]
-    fn tls_verifies_unless_told_otherwise() {
-        let tls = |encrypted, options: Value| tls(encrypted, options.as_object().unwrap());
-        assert_eq!(tls(false, serde_json::json!({})), Ok(None));
-        let verified = tls(true, serde_json::json!({})).unwrap().unwrap();
-        assert!(verified.verify && verified.check_hostname);
-        let verified = tls(false, serde_json::json!({ "ssl": true })).unwrap().unwrap();
-        assert!(verified.verify);
-        let given = serde_json::json!({ "ssl": { "cert_reqs": 0, "ca_certs": "ca", "certfile": "c" } });
-        let given = tls(false, given).unwrap().unwrap();
-        assert!(!given.verify);
-        assert_eq!((given.ca_certs.as_deref(), given.keyfile.as_deref()), (Some("ca"), Some("c")));
     }
 
     #[test]

@@ -9,9 +9,11 @@ use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
+use super::delays;
 use super::failure::{explain, soft};
 use super::link::{Link, Live, lock};
 use super::table::{from_json, short};
+use crate::delay;
 use crate::transport::{Exchange, ExchangeType, Queue};
 
 /// What a transport has declared, on its consuming connection: an exclusive queue belongs to that one, and the broker never
@@ -24,6 +26,8 @@ pub(super) struct Topology {
     current: tokio::sync::Mutex<u64>,
     /// Exchanges that are known to be there.
     exchanges: Mutex<HashSet<Arc<str>>>,
+    /// The connection on which delayed delivery was declared last.
+    delays: Mutex<u64>,
 }
 
 impl Topology {
@@ -33,6 +37,7 @@ impl Topology {
             declared: Mutex::default(),
             current: tokio::sync::Mutex::new(0),
             exchanges: Mutex::default(),
+            delays: Mutex::new(0),
         }
     }
 
@@ -46,7 +51,7 @@ impl Topology {
         lock(&self.exchanges).clear();
         let declared = lock(&self.declared).clone();
         for queue in &declared {
-            match declare_on(&live, queue).await {
+            match self.declare_on(&live, queue).await {
                 Ok(()) => {}
                 Err(error) if error.is_transient() => return Err(error),
                 Err(error) => log::warn!("After reconnecting: {error}"),
@@ -60,7 +65,7 @@ impl Topology {
     pub(super) async fn declare(&self, queues: &[Queue]) -> Result<()> {
         let live = self.live().await?;
         for queue in queues {
-            declare_on(&live, queue).await?;
+            self.declare_on(&live, queue).await?;
             let mut exchanges = lock(&self.exchanges);
             if !exchanges.contains(queue.exchange.name.as_str()) {
                 exchanges.insert(queue.exchange.name.as_str().into());
@@ -72,6 +77,17 @@ impl Topology {
             }
         }
         Ok(())
+    }
+
+    /// With delayed delivery where it is asked for, once on each connection.
+    async fn declare_on(&self, live: &Live, queue: &Queue) -> Result<()> {
+        let Some(kind) = queue.delays else { return declare_on(live, queue).await };
+        if *lock(&self.delays) < live.number {
+            delays::declare(live, kind).await?;
+            *lock(&self.delays) = live.number;
+            lock(&self.exchanges).insert(delay::entrance());
+        }
+        declare_on(live, queue).await
     }
 
     /// Which of these exchanges cannot be published to, and why; none when one is not there. To publish to one of those would end
@@ -201,6 +217,9 @@ async fn declare_on(live: &Live, queue: &Queue) -> Result<()> {
         );
         checked(live, live.raw_answer(asked).await?, what)?;
     }
+    if queue.delays.is_some() {
+        delays::bind(live, &channel, queue).await?;
+    }
     close(channel);
     Ok(())
 }
@@ -220,7 +239,7 @@ pub(super) async fn declare_exchange(live: &Live, channel: &Channel, exchange: &
     checked(live, live.raw_answer(asked).await?, || format!("exchange `{}`", exchange.name))
 }
 
-fn checked<T>(live: &Live, answer: lapin::Result<T>, what: impl Fn() -> String) -> Result<()> {
+pub(super) fn checked<T>(live: &Live, answer: lapin::Result<T>, what: impl Fn() -> String) -> Result<()> {
     let Err(error) = answer else { return Ok(()) };
     let Some((kind, said)) = soft(&error) else { return Err(explain(&live.url, &error)) };
     let what = what();

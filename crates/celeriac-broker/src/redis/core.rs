@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,11 +20,8 @@ use super::settle;
 use super::unanswered::Unanswered;
 use super::waiting::{Plan, Waiter};
 use crate::moment::Moment;
+pub(super) use crate::sync::lock;
 use crate::transport::{Delivery, DeliveryTag, ExchangeType, Queue};
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// One unsettled delivery.
 #[derive(Clone)]

@@ -5,11 +5,14 @@
 #[path = "../common/mod.rs"]
 mod common;
 pub mod relay;
+pub mod stoppable;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use celeriac_broker::{Consumer, Transport};
+use celeriac_testkit::redis_server::RedisServer;
+use redis::AsyncCommands;
 
 pub use common::*;
 
@@ -29,4 +32,19 @@ pub async fn consume_with_lease(
     lease: Duration,
 ) -> Arc<dyn Consumer> {
     consume_with(transport, queues, 0, lease).await
+}
+
+/// What a connection is refused with, which shows no password.
+pub async fn code_of(transport: &Arc<dyn Transport>) -> &'static str {
+    let error = within(transport.connect()).await.unwrap_err();
+    assert!(!error.to_string().contains("secret"), "{error}");
+    error.code()
+}
+
+/// Nothing of ours is left where it is held.
+pub async fn holds_nothing(server: &RedisServer) {
+    let mut connection = server.connection().await;
+    for key in ["unacked", "unacked_index", "celeriac.leases"] {
+        assert!(!connection.exists::<_, bool>(key).await.unwrap(), "{key}");
+    }
 }

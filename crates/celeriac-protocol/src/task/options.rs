@@ -26,6 +26,7 @@ impl TaskOptions {
             let value = Value { name: &name, json };
             match name.as_ref() {
                 "eta" => options.eta = value.string()?,
+                "delay" => options.delay = value.integer()?,
                 "expires" => options.expires = value.string()?,
                 "expiration_ms" => options.expiration_ms = value.integer()?,
                 "retries" => options.retries = value.integer()?.unwrap_or_default(),

@@ -1,5 +1,6 @@
-//! Encrypted connections: verified unless the user says otherwise.
+//! How a server is spoken to by rustls: verified unless the user says otherwise.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use celeriac_error::{Error, Result};
@@ -9,31 +10,16 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// As `broker_use_ssl` has them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TlsSettings {
-    /// `cert_reqs`: false for `CERT_NONE`.
-    pub(super) verify: bool,
-    /// Whether the certificate must be of the host that was asked for.
-    pub(super) check_hostname: bool,
-    /// A PEM file of authorities that replaces the system's.
-    pub(super) ca_certs: Option<String>,
-    /// The client's certificate chain as PEM.
-    pub(super) certfile: Option<String>,
-    /// Its key as PEM.
-    pub(super) keyfile: Option<String>,
-    /// The name that the certificate must have, where it is not the host's.
-    pub(super) server_hostname: Option<String>,
-}
+use super::TlsSettings;
 
 /// How one server is spoken to.
-pub(super) struct Tls {
-    pub(super) config: Arc<ClientConfig>,
-    pub(super) server_hostname: Option<String>,
+pub(crate) struct Tls {
+    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) server_hostname: Option<String>,
 }
 
 impl Tls {
-    pub(super) fn new(url: &str, settings: TlsSettings) -> Result<Self> {
+    pub(crate) fn new(url: &str, settings: TlsSettings) -> Result<Self> {
         let config = config(&settings).map_err(|reason| Error::InvalidUrl { url: url.to_owned(), reason })?;
         Ok(Self { config: Arc::new(config), server_hostname: settings.server_hostname })
     }
@@ -61,26 +47,27 @@ fn config(settings: &TlsSettings) -> Result<ClientConfig, String> {
         return Ok(builder.with_no_client_auth());
     };
     let key = PrivateKeyDer::from_pem_file(keyfile)
-        .map_err(|error| format!("there is no private key in the file {keyfile}: {error}"))?;
+        .map_err(|error| format!("there is no private key in the file {}: {error}", keyfile.display()))?;
     builder
         .with_client_auth_cert(certificates(certfile)?, key)
         .map_err(|error| format!("the client's certificate cannot be used: {error}"))
 }
 
-fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error| format!("there are no certificates in the file {file}: {error}");
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let name = file.display();
+    let wrong = |error| format!("there are no certificates in the file {name}: {error}");
     let all: Vec<_> =
         CertificateDer::pem_file_iter(file).map_err(wrong)?.collect::<Result<_, _>>().map_err(wrong)?;
-    if all.is_empty() { Err(format!("there are no certificates in the file {file}")) } else { Ok(all) }
+    if all.is_empty() { Err(format!("there are no certificates in the file {name}")) } else { Ok(all) }
 }
 
-fn roots(ca_certs: Option<&str>) -> Result<RootCertStore, String> {
+fn roots(ca_certs: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     if let Some(file) = ca_certs {
         for certificate in certificates(file)? {
             roots
                 .add(certificate)
-                .map_err(|error| format!("the file {file} has no usable certificate: {error}"))?;
+                .map_err(|error| format!("the file {} has no usable certificate: {error}", file.display()))?;
         }
     } else {
         let found = rustls_native_certs::load_native_certs();
