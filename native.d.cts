@@ -33,6 +33,8 @@ export declare class NativeBroker {
   watch(): Array<number> | null
   /** Takes what was read from the socket of `watch`, nothing when it has ended. Gives the call that is done, or -1. */
   answer(connection: number, bytes: string): number
+  /** Reads the socket of `watch` without waiting, for a thread that stays awake. Gives the call that is done, or -1. */
+  readAnswer(): number
   /** Publishes any message: a command of remote control. `body`, `headers` and `properties` are JSON texts. */
   publishMessage(call: number, exchange: string, exchangeTypeName: string, routingKey: string, body: string, headers: string, properties: string): void
   /** How many messages wait in a queue. */

@@ -77,6 +77,11 @@ impl Producer {
         self.publisher.answer(connection, bytes)
     }
 
+    /// [`Publisher::read_answer`].
+    pub fn read_answer(&self) -> Option<u32> {
+        self.publisher.read_answer()
+    }
+
     /// Appends any message, such as a command of remote control.
     ///
     /// # Errors

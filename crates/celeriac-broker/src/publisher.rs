@@ -297,6 +297,16 @@ impl Publisher {
     /// Takes what was read from the socket of [`watch`](Self::watch). Gives the call that is done by it, which no report names then.
     pub fn answer(&self, connection: u32, bytes: &[u8]) -> Option<u32> {
         let outcome = self.shared.direct.as_ref()?.feed(connection, bytes)?;
+        self.answered(outcome)
+    }
+
+    /// Reads the socket of [`watch`](Self::watch) without waiting. Gives what [`answer`](Self::answer) would have.
+    pub fn read_answer(&self) -> Option<u32> {
+        let outcome = self.shared.direct.as_ref()?.read()?;
+        self.answered(outcome)
+    }
+
+    fn answered(&self, outcome: Result<()>) -> Option<u32> {
         let mut buffer = self.shared.buffer();
         let done = match outcome {
             Ok(()) => Some(buffer.direct.take()?.0.call),

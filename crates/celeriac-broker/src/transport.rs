@@ -335,6 +335,12 @@ pub trait Direct: Send + Sync {
         None
     }
 
+    /// Reads the socket of [`watch`](Self::watch) without waiting, for whom the event loop would find out later; gives what
+    /// [`feed`](Self::feed) would have, `None` when nothing is there.
+    fn read(&self) -> Option<Result<()>> {
+        None
+    }
+
     /// Gives up its connection, and with it the message that is under way.
     fn close(&self);
 }

@@ -326,6 +326,12 @@ impl NativeBroker {
         self.producer.answer(connection, bytes.as_bytes()).map_or(-1.0, f64::from)
     }
 
+    /// Reads the socket of `watch` without waiting, for a thread that stays awake. Gives the call that is done, or -1.
+    #[napi(catch_unwind)]
+    pub fn read_answer(&self) -> f64 {
+        self.producer.read_answer().map_or(-1.0, f64::from)
+    }
+
     /// Publishes any message: a command of remote control. `body`, `headers` and `properties` are JSON texts.
     #[napi(catch_unwind)]
     #[allow(clippy::too_many_arguments, reason = "flat values cross faster than an object")]

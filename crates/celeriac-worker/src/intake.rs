@@ -18,7 +18,8 @@ use crate::logger;
 use crate::options::TaskSettings;
 use crate::outcome::{self, Document};
 use crate::revoked::Revoked;
-use crate::settle::{self, Settling};
+use crate::settle;
+use crate::settle_queue::Settling;
 use crate::state::{Content, Held, Preparation, Shared, Stage, State, Task};
 
 /// Sorts one delivery into its place. The caller tells JavaScript.

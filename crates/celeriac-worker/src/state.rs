@@ -18,7 +18,7 @@ use crate::begin;
 use crate::options::{TaskSettings, WorkerOptions};
 use crate::revoked::Revoked;
 use crate::schedule::Schedule;
-use crate::settle::SettleQueue;
+use crate::settle_queue::SettleQueue;
 use crate::slots::Slots;
 
 /// Where a held message stands on its way.

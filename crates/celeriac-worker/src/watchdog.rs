@@ -8,7 +8,8 @@ use celeriac_broker::{Consumer, DeliveryTag, Outcome};
 
 use crate::consume;
 use crate::logger;
-use crate::settle::{self, Settling};
+use crate::settle;
+use crate::settle_queue::Settling;
 use crate::state::{Held, Shared, Stage};
 
 /// How often it is said that JavaScript is still stuck.

@@ -14,7 +14,10 @@ use tokio::sync::OnceCell;
 use crate::options::WorkerOptions;
 use crate::slots::Slots;
 use crate::state::Shared;
-use crate::{begin, connect, consume, control, dead_watch, deliver, intake, lost, settle, stats, watchdog};
+use crate::{
+    begin, connect, consume, control, dead_watch, deliver, intake, lost, outcome_reader, settle, stats,
+    watchdog,
+};
 
 /// How long closing waits for what JavaScript has finished to be settled. What is not settled by then is handed back.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -67,7 +70,10 @@ impl Worker {
             return Err(Error::Closed("worker"));
         }
         watchdog::beat(shared);
-        tokio::spawn(settle::run(Arc::clone(shared), Arc::clone(&consumer)));
+        tokio::spawn(outcome_reader::run(Arc::clone(shared)));
+        for _ in 0..settle::AT_ONCE {
+            tokio::spawn(settle::run(Arc::clone(shared), Arc::clone(&consumer)));
+        }
         tokio::spawn(consume::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(intake::run_schedule(Arc::clone(shared)));
         tokio::spawn(dead_watch::run(Arc::clone(shared)));

@@ -206,6 +206,20 @@ impl Direct for DirectConnection {
         Some(self.meaning(answer))
     }
 
+    fn read(&self) -> Option<Result<()>> {
+        let wire = self.wire().filter(|wire| wire.is_watched.load(Ordering::Relaxed))?;
+        let mut reader = lock(&wire.reader);
+        let mut room = [0; 512];
+        let answer = match wire.socket.try_read(&mut room) {
+            Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(length) => reader.feed(&room[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) => Err(error.into()),
+        };
+        drop(reader);
+        Some(self.meaning(answer))
+    }
+
     fn close(&self) {
         *lock(&self.wire) = None;
     }
@@ -312,6 +326,14 @@ impl Socket {
             #[cfg(unix)]
             Self::Unix(stream) => Box::new(UnixStream::from_std(stream.try_clone()?)?),
         })
+    }
+
+    fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => io::Read::read(&mut &*stream, room),
+            #[cfg(unix)]
+            Self::Unix(stream) => io::Read::read(&mut &*stream, room),
+        }
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
