@@ -33,6 +33,8 @@ import {
   run,
   which,
 } from './support/environment.mjs'
+import { platformHere } from './support/platforms.mjs'
+import { binaryPath, buildRelease } from './support/release.mjs'
 
 const [name, ...rest] = process.argv.slice(2)
 const args = rest.filter((argument) => argument !== '--built')
@@ -85,15 +87,18 @@ async function complete() {
   await installPackages()
   if (!isBuilt) {
     await build()
+    await buildRelease()
     console.log('Building the bare programs …')
     const examples = EXAMPLES.flatMap((example) => ['--example', example])
-    const command = ['build', '--profile', 'optimized', '--package', 'celeriac-broker', ...examples]
+    const command = ['build', '--release', '--package', 'celeriac-broker', ...examples]
     await must('Building the bare programs', 'cargo', command, { show: false })
   }
   if (which('rabbitmq-server') === undefined && !existsSync('/usr/lib/rabbitmq/bin/rabbitmq-server'))
     await aptInstall('rabbitmq-server', 'rabbitmq-server is missing.')
   return typescript('bench.ts', {
-    CELERIAC_BENCH_BARE: join(environment.CARGO_TARGET_DIR, 'optimized', 'examples'),
+    // What is measured is what is installed.
+    NAPI_RS_NATIVE_LIBRARY_PATH: binaryPath(platformHere()),
+    CELERIAC_BENCH_BARE: join(environment.CARGO_TARGET_DIR, 'release', 'examples'),
     CELERIAC_BENCH_PEERS: await installApart('peers'),
     CELERIAC_BENCH_PLOTS: await installApart('plots'),
   })
