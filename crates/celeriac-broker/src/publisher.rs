@@ -9,12 +9,16 @@
 //! something else waits behind the message, or the outcome is late.
 //! Nothing is written this way while anything else is under way, so the order is that of the calls.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use celeriac_error::{Error, Result};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
@@ -212,9 +216,12 @@ impl Publisher {
         });
         let report = Box::new(report);
         let flusher = Flusher {
-            shared: Arc::clone(&shared),
-            transport,
+            writer: Writer { shared: Arc::clone(&shared), transport },
             report,
+            flying: FuturesUnordered::new(),
+            last: 0,
+            again: BTreeMap::new(),
+            pause: None,
             alone: 0,
             look: None,
             seen: None,
@@ -344,10 +351,25 @@ enum Next {
     End,
 }
 
+/// A batch that was written, and what became of it.
+struct Landed {
+    number: u64,
+    items: Vec<Item>,
+    publications: Vec<Publication>,
+    outcomes: Vec<Result<(), Arc<Error>>>,
+}
+
 struct Flusher {
-    shared: Arc<Shared>,
-    transport: Arc<dyn Transport>,
+    writer: Writer,
     report: Reporter,
+    /// What is being written.
+    flying: FuturesUnordered<BoxFuture<'static, Landed>>,
+    /// The number of the last batch.
+    last: u64,
+    /// What is tried again once everything has landed, by the batch that it was in, so that its order is kept.
+    again: BTreeMap<u64, Vec<(Item, Payload)>>,
+    /// Until when nothing is written, after a failure.
+    pause: Option<Instant>,
     /// How many writes had one message each, since the last that had more.
     alone: u32,
     /// There while producers may write themselves: when to look whether they do.
@@ -361,31 +383,24 @@ struct Flusher {
 impl Flusher {
     async fn run(mut self) {
         loop {
-            let pause = match self.next() {
+            match self.next() {
                 Next::Write(batch) => {
                     self.alone = if batch.len() == 1 { self.alone.saturating_add(1) } else { 0 };
-                    let pause = self.flush(batch).await;
-                    if pause.is_none() {
-                        self.open_direct().await;
-                    }
-                    pause
+                    self.launch(batch);
                 }
                 Next::Mend(error) => self.sort_direct(Err(error)),
                 Next::Wait => self.wait().await,
                 Next::End => break,
-            };
-            if let Some(pause) = pause {
-                tokio::time::sleep(pause).await;
             }
         }
-        if let Some(direct) = &self.shared.direct {
+        if let Some(direct) = &self.writer.shared.direct {
             direct.close();
         }
-        self.shared.idle.notify_one();
+        self.writer.shared.idle.notify_one();
     }
 
-    fn next(&self) -> Next {
-        let mut buffer = self.shared.buffer();
+    fn next(&mut self) -> Next {
+        let mut buffer = self.writer.shared.buffer();
         if let Some(error) = buffer.broken.take() {
             return Next::Mend(error);
         }
@@ -393,41 +408,88 @@ impl Flusher {
             return Next::Wait;
         }
         buffer.may_write = false;
-        if !buffer.items.is_empty() {
+        let all_landed = self.flying.is_empty();
+        if all_landed {
+            while let Some((_, items)) = self.again.pop_last() {
+                for item in items.into_iter().rev() {
+                    buffer.items.push_front(item);
+                }
+            }
+        }
+        let may_launch = self.pause.is_none()
+            && self.again.is_empty()
+            && self.flying.len() < self.writer.transport.publishes_at_once();
+        if may_launch && !buffer.items.is_empty() {
             let count = buffer.items.len().min(FLUSH_LIMIT);
             return Next::Write(buffer.items.drain(..count).collect());
         }
-        if buffer.closing {
+        if buffer.closing && buffer.items.is_empty() && all_landed {
             return Next::End;
         }
-        buffer.may_write = self.look.is_some();
+        buffer.may_write = self.look.is_some() && all_landed && buffer.items.is_empty();
         Next::Wait
     }
 
-    /// Waits until there is something to do. Says how long to wait before the next write.
-    async fn wait(&mut self) -> Option<Duration> {
-        let (Some(direct), Some(look)) = (&self.shared.direct, &mut self.look) else {
-            self.shared.wake.notified().await;
-            return None;
-        };
-        let reads = self.is_late || !direct.is_watched() || {
-            let buffer = self.shared.buffer();
-            buffer.closing || !buffer.items.is_empty()
-        };
-        if !reads {
+    /// Waits until there is something to do, and does what came first.
+    async fn wait(&mut self) {
+        let shared = &self.writer.shared;
+        let direct = shared.direct.as_ref().filter(|_| self.look.is_some());
+        let reads = direct.is_some_and(|direct| {
+            self.is_late || !direct.is_watched() || {
+                let buffer = shared.buffer();
+                buffer.closing || !buffer.items.is_empty()
+            }
+        });
+        if let Some(direct) = direct
+            && !reads
+        {
             direct.leave_to_watcher();
         }
+        let (look, pause) = (&mut self.look, self.pause);
         tokio::select! {
             biased;
-            outcome = direct.outcome(), if reads => self.sort_direct(outcome),
-            () = self.shared.wake.notified() => None,
-            () = look => self.look(),
+            Some(landed) = self.flying.next(), if !self.flying.is_empty() => self.land(landed).await,
+            outcome = async {
+                match direct {
+                    Some(direct) => direct.outcome().await,
+                    None => pending().await,
+                }
+            }, if reads => self.sort_direct(outcome),
+            () = shared.wake.notified() => {}
+            () = async {
+                match look {
+                    Some(look) => look.await,
+                    None => pending().await,
+                }
+            } => self.look(),
+            () = async {
+                match pause {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => pending().await,
+                }
+            } => self.pause = None,
+        }
+    }
+
+    /// Makes messages of a batch and has them written.
+    fn launch(&mut self, batch: Vec<(Item, Payload)>) {
+        let (items, publications) = self.build(batch);
+        if items.is_empty() {
+            return;
+        }
+        self.last += 1;
+        self.flying.push(self.writer.clone().flush(self.last, items, publications).boxed());
+    }
+
+    async fn land(&mut self, landed: Landed) {
+        if self.sort(landed) && self.flying.is_empty() {
+            self.open_direct().await;
         }
     }
 
     /// Lets producers write themselves once messages come one at a time.
     async fn open_direct(&mut self) {
-        let Some(direct) = &self.shared.direct else { return };
+        let Some(direct) = &self.writer.shared.direct else { return };
         if self.look.is_some() || self.alone < LONE_WRITES {
             return;
         }
@@ -440,8 +502,8 @@ impl Flusher {
     }
 
     /// Ends what a producer wrote too long ago; takes no more from them when none did for a while.
-    fn look(&mut self) -> Option<Duration> {
-        let mut buffer = self.shared.buffer();
+    fn look(&mut self) {
+        let mut buffer = self.writer.shared.buffer();
         let now = Instant::now();
         let call = buffer.direct.as_ref().map(|(item, _)| item.call);
         let was_late = self.is_late && call == self.seen;
@@ -456,49 +518,40 @@ impl Flusher {
         buffer.has_written = false;
         if let (Some(next), Some(look)) = (next, &mut self.look) {
             look.as_mut().reset(next);
-            return None;
+            return;
         }
         buffer.may_write = false;
         let is_silent = buffer.direct.is_some();
         drop(buffer);
         if is_silent {
-            if let Some(direct) = &self.shared.direct {
+            if let Some(direct) = &self.writer.shared.direct {
                 direct.close();
             }
-            return self.sort_direct(Err(self.silent()));
+            return self.sort_direct(Err(self.writer.silent()));
         }
         // The connection is kept, for the next one that comes alone.
         self.look = None;
         self.alone = LONE_WRITES - 1;
-        None
     }
 
     /// [`sort`](Self::sort) for the message that a producer wrote.
-    fn sort_direct(&mut self, outcome: Result<()>) -> Option<Duration> {
+    fn sort_direct(&mut self, outcome: Result<()>) {
         self.is_late = false;
         if outcome.is_err() {
             self.look = None;
             self.alone = 0;
         }
-        let mut buffer = self.shared.buffer();
+        let mut buffer = self.writer.shared.buffer();
         buffer.may_write = false;
-        let (item, publication) = buffer.direct.take()?;
+        let Some((item, publication)) = buffer.direct.take() else { return };
         drop(buffer);
-        self.sort(vec![item], vec![publication], vec![outcome.map_err(Arc::new)])
-    }
-
-    /// Writes one batch and reports it; what may be tried again goes back to the front of the buffer, in order.
-    /// Says how long to wait before the next write.
-    async fn flush(&self, batch: Vec<(Item, Payload)>) -> Option<Duration> {
-        let (batch, publications) = self.build(batch);
-        let deadline = batch.iter().map(|item| item.deadline).min()?;
-        // A message whose time is up gets one more try: the broker may have come back.
-        let deadline = deadline.max(Instant::now() + Duration::from_millis(100));
-        let outcomes = match tokio::time::timeout_at(deadline, self.write(&batch, &publications)).await {
-            Ok(outcomes) => outcomes,
-            Err(_) => batch.iter().map(|_| Err(Arc::new(self.silent()))).collect(),
-        };
-        self.sort(batch, publications, outcomes)
+        self.last += 1;
+        self.sort(Landed {
+            number: self.last,
+            items: vec![item],
+            publications: vec![publication],
+            outcomes: vec![outcome.map_err(Arc::new)],
+        });
     }
 
     /// Makes messages of calls; what cannot be one is reported as failed and left out.
@@ -519,6 +572,64 @@ impl Flusher {
             (self.report)(Report { done: Vec::new(), failed });
         }
         (items, publications)
+    }
+
+    /// Reports what a batch came to; what may be tried again is kept for that. Whether nothing has to be.
+    fn sort(&mut self, landed: Landed) -> bool {
+        let Landed { number, items, publications, outcomes } = landed;
+        let now = Instant::now();
+        let mut report = Report { done: Vec::with_capacity(items.len()), failed: Vec::new() };
+        let mut again = Vec::new();
+        let mut pause: Option<Duration> = None;
+        for ((mut item, publication), outcome) in items.into_iter().zip(publications).zip(outcomes) {
+            match outcome {
+                Ok(()) => report.done.push(item.call),
+                Err(error) if !error.is_transient() => report.failed.push((item.call, error)),
+                Err(error) => {
+                    item.attempts += 1;
+                    let interval = item.policy.interval(item.attempts);
+                    if !item.policy.allows(item.attempts) {
+                        report.failed.push((item.call, error));
+                    } else if now + interval >= item.deadline {
+                        report.failed.push((item.call, Arc::new(self.writer.timed_out(&error))));
+                    } else {
+                        pause = Some(pause.map_or(interval, |shortest| shortest.min(interval)));
+                        again.push((item, Payload::Message(Box::new(publication))));
+                    }
+                }
+            }
+        }
+        if let Some(pause) = pause {
+            let until = now + pause;
+            self.pause = Some(self.pause.map_or(until, |other| other.max(until)));
+            self.again.insert(number, again);
+        }
+        if !report.done.is_empty() || !report.failed.is_empty() {
+            (self.report)(report);
+        }
+        pause.is_none()
+    }
+}
+
+/// What writes a batch.
+#[derive(Clone)]
+struct Writer {
+    shared: Arc<Shared>,
+    transport: Arc<dyn Transport>,
+}
+
+impl Writer {
+    /// Writes one batch.
+    async fn flush(self, number: u64, items: Vec<Item>, publications: Vec<Publication>) -> Landed {
+        let now = Instant::now();
+        let deadline = items.iter().map(|item| item.deadline).min().unwrap_or(now);
+        // A message whose time is up gets one more try: the broker may have come back.
+        let deadline = deadline.max(now + Duration::from_millis(100));
+        let outcomes = match tokio::time::timeout_at(deadline, self.write(&items, &publications)).await {
+            Ok(outcomes) => outcomes,
+            Err(_) => items.iter().map(|_| Err(Arc::new(self.silent()))).collect(),
+        };
+        Landed { number, items, publications, outcomes }
     }
 
     fn silent(&self) -> Error {
@@ -560,46 +671,6 @@ impl Flusher {
             outcomes.push(outcome.unwrap_or(Ok(())).map_err(Arc::new));
         }
         outcomes
-    }
-
-    fn sort(
-        &self,
-        batch: Vec<Item>,
-        publications: Vec<Publication>,
-        outcomes: Vec<Result<(), Arc<Error>>>,
-    ) -> Option<Duration> {
-        let now = Instant::now();
-        let mut report = Report { done: Vec::with_capacity(batch.len()), failed: Vec::new() };
-        let mut again = Vec::new();
-        let mut pause: Option<Duration> = None;
-        for ((mut item, publication), outcome) in batch.into_iter().zip(publications).zip(outcomes) {
-            match outcome {
-                Ok(()) => report.done.push(item.call),
-                Err(error) if !error.is_transient() => report.failed.push((item.call, error)),
-                Err(error) => {
-                    item.attempts += 1;
-                    let interval = item.policy.interval(item.attempts);
-                    if !item.policy.allows(item.attempts) {
-                        report.failed.push((item.call, error));
-                    } else if now + interval >= item.deadline {
-                        report.failed.push((item.call, Arc::new(self.timed_out(&error))));
-                    } else {
-                        pause = Some(pause.map_or(interval, |shortest| shortest.min(interval)));
-                        again.push((item, Payload::Message(Box::new(publication))));
-                    }
-                }
-            }
-        }
-        if !again.is_empty() {
-            let mut buffer = self.shared.buffer();
-            for item in again.into_iter().rev() {
-                buffer.items.push_front(item);
-            }
-        }
-        if !report.done.is_empty() || !report.failed.is_empty() {
-            (self.report)(report);
-        }
-        pause
     }
 
     fn timed_out(&self, last: &Error) -> Error {
