@@ -1,3 +1,4 @@
+import { closeSync } from 'node:fs'
 import { Socket } from 'node:net'
 
 import type { NativeBroker } from './native.ts'
@@ -94,8 +95,9 @@ export class Answers {
     try {
       socket = new Socket({ fd: descriptor, readable: true, writable: false, onread })
     } catch {
-      // Without it such calls go the way of all others.
-      answer('')
+      // The core reads it itself, this one and those after it.
+      closeSync(descriptor)
+      this.#native.unwatch()
       return
     }
     this.#socket = socket

@@ -191,11 +191,14 @@ export class MessagePreparer {
   /**
    * For how many whole seconds the broker is to hold a message that is due in `seconds`; null where it does not
    * (`Celery.send_task`). The rest of the time it waits in a worker, as its eta says.
+   *
+   * Once the time has come the broker drops what no binding leads on, and tells nobody. So it holds only what the queue that is declared
+   * with the call takes; what goes elsewhere is left to the worker that takes it there.
    */
   #delay(name: string, destination: Destination, seconds: number): number | null {
     if (seconds < 1 || this.router.delays === undefined) return null
     if (destination.exchange !== '' && destination.exchangeType !== 'direct') {
-      return Math.min(Math.trunc(seconds), MAX_DELAY_SECONDS)
+      return isTaken(destination) ? Math.min(Math.trunc(seconds), MAX_DELAY_SECONDS) : null
     }
     if (!this.#hasWarnedOfDirect) warnOfDirect(name, destination)
     this.#hasWarnedOfDirect = true
@@ -425,6 +428,24 @@ function warnOfExpiry(name: string, taskId: string, milliseconds: number): void 
       code: 'CELERIAC_EXPIRED',
     },
   )
+}
+
+/** Whether the binding of the queue takes what goes there. */
+function isTaken({ queue, exchange, exchangeType, routingKey }: Destination): boolean {
+  return (
+    queue?.exchange.name === exchange && (exchangeType === 'fanout' || isBoundBy(queue.routingKey, routingKey))
+  )
+}
+
+/** Whether a binding of a topic exchange takes a routing key: `*` stands for one word, `#` for any number of them. */
+function isBoundBy(binding: string, routingKey: string): boolean {
+  const takes = (words: readonly string[], parts: readonly string[]): boolean => {
+    const [word] = words
+    if (word === undefined) return parts.length === 0
+    if (word === '#') return takes(words.slice(1), parts) || (parts.length > 0 && takes(words, parts.slice(1)))
+    return parts.length > 0 && (word === '*' || word === parts[0]) && takes(words.slice(1), parts.slice(1))
+  }
+  return binding === routingKey || takes(binding.split('.'), routingKey.split('.'))
 }
 
 function warnOfDirect(name: string, { queue, exchange, routingKey }: Destination): void {

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { constants, mkdtempSync, openSync, rmSync } from 'node:fs'
+import { constants, fstatSync, mkdtempSync, openSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -11,15 +11,16 @@ import type { NativeBroker } from '../../lib/native.ts'
 /** Stands for the core: gives these sockets, one after the other, and takes down what it is told. */
 function core(...descriptors: number[]) {
   const told: Array<[connection: number, text: string]> = []
-  let given = 0
+  let [given, unwatched] = [0, 0]
   const native = {
+    unwatch: () => (unwatched += 1),
     watch: () => (given < descriptors.length ? [descriptors[given], given++] : null),
     answer: (connection: number, text: string) => {
       told.push([connection, text])
       return -1
     },
   }
-  return { native: native as unknown as NativeBroker, told }
+  return { native: native as unknown as NativeBroker, told, unwatched: () => unwatched }
 }
 
 test('without a socket there is nothing to watch', () => {
@@ -30,10 +31,13 @@ test('without a socket there is nothing to watch', () => {
   expect(told).toEqual([])
 })
 
-test('a socket that cannot be used is given up', () => {
-  const { native, told } = core(-1)
+test('a socket that cannot be used is closed and left to the core, which was told nothing that it has not read', () => {
+  const file = openSync(import.meta.filename, 'r')
+  const { native, told, unwatched } = core(file)
   new Answers(native, () => {}).watch()
-  expect(told).toEqual([[0, '']])
+  expect(unwatched()).toBe(1)
+  expect(told).toEqual([])
+  expect(() => fstatSync(file)).toThrow('EBADF')
 })
 
 describe('while an answer is awaited', () => {

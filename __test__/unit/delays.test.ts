@@ -20,6 +20,8 @@ beforeEach(() => {
 
 const quorum = { taskDefaultQueueType: 'quorum', taskDefaultExchangeType: 'topic' } as const
 
+const quorumQueue = { queueArguments: { 'x-queue-type': 'quorum' } }
+
 /** What the core is told of a call: the delay that it is to add, and what it declares before. */
 async function told(settings: CeleryOptions, options: Parameters<Celery['sendTask']>[2]) {
   const app = new Celery({ broker: 'amqp://host', ...settings })
@@ -79,6 +81,22 @@ describe('a call', () => {
       delay: undefined,
       delays: undefined,
     })
+  })
+
+  test('is left to the workers where the queue that is declared with it does not take it: it would be dropped when it is due', async () => {
+    const taskQueues = [
+      { name: 'mail', exchange: 'jobs', exchangeType: 'topic', routingKey: 'mail.#', ...quorumQueue },
+      { name: 'all', exchange: 'everybody', exchangeType: 'fanout', ...quorumQueue },
+    ]
+    const seen = async (options: object) =>
+      (await told({ ...quorum, taskQueues, taskDefaultQueue: 'mail' }, { countdown: 7, ...options })).delay
+    expect(await seen({ queue: 'mail' })).toBe(7)
+    expect(await seen({ queue: 'mail', routingKey: 'mail' })).toBe(7)
+    expect(await seen({ queue: 'mail', routingKey: 'mail.to.me' })).toBe(7)
+    expect(await seen({ queue: 'all', routingKey: 'anything' })).toBe(7)
+    expect(await seen({ queue: 'mail', routingKey: 'post' })).toBeUndefined()
+    expect(await seen({ queue: 'mail', routingKey: 'a.mail' })).toBeUndefined()
+    expect(await seen({ exchange: 'elsewhere', routingKey: 'mail' })).toBeUndefined()
   })
 
   test('to a direct exchange is left to the workers, with a warning', async () => {

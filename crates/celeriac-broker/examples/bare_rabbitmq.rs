@@ -2,7 +2,7 @@
 //!
 //! `bare_rabbitmq publish URL COUNT WINDOW MESSAGE`: times how long it takes to publish COUNT messages like the one in the file
 //! MESSAGE, which is one of Redis's, as Celery would on `RabbitMQ`: the same body, headers and properties; persistent, to a durable
-//! queue, each confirmed, WINDOW under way at once. Then checks that each is in the queue once.
+//! queue, each confirmed, WINDOW under way at once, after a tenth as many as warm-up. Then checks that each is in the queue once.
 //!
 //! `bare_rabbitmq consume URL COUNT PREFETCH MESSAGE`: puts so many into a queue, then times how long it takes to consume them,
 //! PREFETCH under way at once, each acknowledged by itself. Both print `{"seconds": …}`.
@@ -19,7 +19,7 @@ use base64::Engine;
 use futures_util::{StreamExt, stream};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
@@ -46,6 +46,11 @@ async fn main() {
     let publication = Publication::of(&Template::read(path).message(0));
     let publishing = mode == "publish";
 
+    if publishing {
+        // As all others do.
+        publication.publish(&channel, count.div_ceil(10), window).await;
+        channel.queue_purge(QUEUE.into(), QueuePurgeOptions::default()).await.unwrap();
+    }
     let mut began = Instant::now();
     publication.publish(&channel, count, if publishing { window } else { LOADING }).await;
     let publishing_took = began.elapsed();

@@ -72,6 +72,11 @@ impl Producer {
         self.publisher.watch()
     }
 
+    /// [`Publisher::unwatch`].
+    pub fn unwatch(&self) {
+        self.publisher.unwatch();
+    }
+
     /// [`Publisher::answer`].
     pub fn answer(&self, connection: u32, bytes: &[u8]) -> Option<u32> {
         self.publisher.answer(connection, bytes)

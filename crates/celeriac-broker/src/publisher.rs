@@ -34,6 +34,9 @@ pub const FLUSH_LIMIT: usize = 512;
 /// After how many writes of one message each, one after the other, a connection for the direct way is opened.
 const LONE_WRITES: u32 = 8;
 
+/// As many before it is tried again at the most, where it cannot be opened.
+const MOST_LONE_WRITES: u32 = 1 << 14;
+
 /// How often somebody looks whether the direct way is still used. In between nobody needs to be told that a message took it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -223,6 +226,7 @@ impl Publisher {
             again: BTreeMap::new(),
             pause: None,
             alone: 0,
+            enough_alone: LONE_WRITES,
             look: None,
             seen: None,
             is_late: false,
@@ -301,6 +305,14 @@ impl Publisher {
         Some(watch)
     }
 
+    /// The socket of [`watch`](Self::watch) cannot be read there: what comes on it is read here, now and from then on.
+    pub fn unwatch(&self) {
+        if let Some(direct) = &self.shared.direct {
+            direct.unwatch();
+            self.shared.wake.notify_one();
+        }
+    }
+
     /// Takes what was read from the socket of [`watch`](Self::watch). Gives the call that is done by it, which no report names then.
     pub fn answer(&self, connection: u32, bytes: &[u8]) -> Option<u32> {
         let outcome = self.shared.direct.as_ref()?.feed(connection, bytes)?;
@@ -372,6 +384,8 @@ struct Flusher {
     pause: Option<Instant>,
     /// How many writes had one message each, since the last that had more.
     alone: u32,
+    /// How many of them it takes until the direct way is opened.
+    enough_alone: u32,
     /// There while producers may write themselves: when to look whether they do.
     look: Option<Pin<Box<Sleep>>>,
     /// The call that a producer wrote and that was under way when the task looked last.
@@ -490,14 +504,17 @@ impl Flusher {
     /// Lets producers write themselves once messages come one at a time.
     async fn open_direct(&mut self) {
         let Some(direct) = &self.writer.shared.direct else { return };
-        if self.look.is_some() || self.alone < LONE_WRITES {
+        if self.look.is_some() || self.alone < self.enough_alone {
             return;
         }
         if !direct.is_open() && !matches!(tokio::time::timeout(OPEN_WITHIN, direct.open()).await, Ok(Ok(())))
         {
             self.alone = 0;
+            // It holds up who comes meanwhile, and there may be no second connection to be had.
+            self.enough_alone = (2 * self.enough_alone).min(MOST_LONE_WRITES);
             return;
         }
+        self.enough_alone = LONE_WRITES;
         self.look = Some(Box::pin(tokio::time::sleep(LOOK_EVERY)));
     }
 

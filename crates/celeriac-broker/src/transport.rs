@@ -326,6 +326,9 @@ pub trait Direct: Send + Sync {
         None
     }
 
+    /// Takes back that the socket of [`watch`](Self::watch) is read by whoever has it, and gives none again.
+    fn unwatch(&self) {}
+
     /// Whether [`watch`](Self::watch) has given the socket of this connection.
     fn is_watched(&self) -> bool {
         false

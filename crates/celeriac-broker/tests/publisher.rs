@@ -8,8 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use celeriac_broker::declare::Declarations;
 use celeriac_broker::publisher::{Payload, Pending, Publisher, Report, RetryPolicy};
-use celeriac_broker::{ExchangeType, Publication, Transport, TransportOptions};
+use celeriac_broker::{
+    ConsumeOptions, ExchangeType, Outcome, Publication, Queue, Settlement, Transport, TransportOptions,
+};
 use celeriac_protocol::Message;
+use celeriac_testkit::rabbitmq_server::RabbitMqServer;
 use celeriac_testkit::redis_server::{RedisServer, RedisServerOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
@@ -101,6 +104,61 @@ async fn every_call_is_reported_once_and_the_queue_keeps_their_order() {
     assert!(all.iter().all(|(_, error)| error.is_none()));
     assert_eq!(all.iter().map(|(call, _)| *call).collect::<Vec<_>>(), (0..2000).collect::<Vec<_>>());
     assert_eq!(transport.queue_length("celery").await.unwrap(), 2000);
+}
+
+#[tokio::test]
+async fn several_batches_that_are_on_their_way_at_once_keep_their_order_also_when_their_connection_is_closed()
+{
+    const COUNT: u32 = 20_000;
+    let server = RabbitMqServer::start().await;
+    let (publisher, transport, mut receiver) = publisher_on(&server.url(), 60);
+    let queue = Queue { name: "celery".to_owned(), durable: true, ..Queue::default() };
+    transport.declare(std::slice::from_ref(&queue)).await.unwrap();
+    let (queue, policy) = (Arc::new(queue), policy(true, None));
+    for call in 0..COUNT {
+        let mut pending = pending(call, "", &policy);
+        if let Payload::Message(publication) = &mut pending.payload {
+            publication.message.properties.delivery_mode = Some(2);
+        }
+        publisher.publish(Pending { queue: Some(Arc::clone(&queue)), ..pending }).unwrap();
+    }
+    let early = outcomes(&mut receiver, COUNT as usize / 10).await;
+    server.ctl(&["close_all_connections", "for a test"]).await;
+    let rest = outcomes(&mut receiver, COUNT as usize - early.len()).await;
+    let mut told: Vec<u32> = early
+        .into_iter()
+        .chain(rest)
+        .map(|(call, error)| (call, error.is_none()))
+        .map(|(call, is_done)| {
+            assert!(is_done, "{call}");
+            call
+        })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, (0..COUNT).collect::<Vec<_>>());
+    // What was written without an answer is written again, with all that came after it.
+    let options = ConsumeOptions {
+        queues: vec![(*queue).clone()],
+        prefetch: 1000,
+        node: "node".to_owned(),
+        lease: Duration::from_secs(60),
+    };
+    let consumer = transport.consume(options).await.unwrap();
+    let (mut next, mut last) = (0, None);
+    while next < COUNT {
+        for delivery in timeout(PATIENCE, consumer.receive(1000)).await.expect("all of them").unwrap() {
+            let body = delivery.message.unwrap().body;
+            let number: u32 = std::str::from_utf8(&body).unwrap().parse().unwrap();
+            assert!(number <= next, "{number} came before {next}");
+            assert!(last.is_none_or(|last| number == last + 1 || number < last), "{number} after {last:?}");
+            (next, last) = (next.max(number + 1), Some(number));
+            let ack =
+                Settlement { tag: delivery.tag, publish: Vec::new(), store: None, outcome: Outcome::Ack };
+            consumer.settle(&[ack]).await.remove(0).unwrap();
+        }
+    }
+    consumer.close().await.unwrap();
+    publisher.close().await;
 }
 
 #[tokio::test]

@@ -320,6 +320,12 @@ impl NativeBroker {
         Some(vec![watch.descriptor, watch.connection as i32])
     }
 
+    /// The socket of `watch` cannot be read: there will be none again, and the core reads the answers.
+    #[napi(catch_unwind)]
+    pub fn unwatch(&self) {
+        self.producer.unwatch();
+    }
+
     /// Takes what was read from the socket of `watch`, nothing when it has ended. Gives the call that is done, or -1.
     #[napi(catch_unwind)]
     pub fn answer(&self, connection: u32, bytes: String) -> f64 {

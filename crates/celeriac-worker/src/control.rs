@@ -35,8 +35,12 @@ pub(crate) async fn run(shared: Arc<Shared>, ready: tokio::sync::oneshot::Sender
         }
     };
     let _ = ready.send(());
-    while !shared.is_closed() {
+    loop {
+        // Before looking, so that the end is not missed.
         let stopped = shared.stopped.notified();
+        if shared.is_closed() {
+            return;
+        }
         tokio::select! {
             message = subscription.next() => match message {
                 Some(message) => obey(&shared, &message),

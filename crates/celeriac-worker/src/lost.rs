@@ -9,8 +9,12 @@ use crate::state::{Shared, State};
 
 /// Forgets what somebody else has taken over; runs until the worker is closed.
 pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
-    while !shared.is_closed() {
+    loop {
+        // Before looking, so that the end is not missed.
         let stopped = shared.stopped.notified();
+        if shared.is_closed() {
+            return;
+        }
         tokio::select! {
             lost = consumer.lost() => {
                 forget(&shared, &lost);

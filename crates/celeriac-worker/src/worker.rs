@@ -11,6 +11,7 @@ use celeriac_error::{Error, Result};
 use celeriac_result::ResultStore;
 use tokio::sync::OnceCell;
 
+use crate::logger;
 use crate::options::WorkerOptions;
 use crate::slots::Slots;
 use crate::state::Shared;
@@ -198,13 +199,28 @@ impl Worker {
     }
 }
 
-/// Declares the queues, and begins to consume them.
+/// Declares the queues, and begins to consume them. Where delayed delivery cannot be declared, without it, as Celery's workers do
+/// (`celery.worker.consumer.delayed_delivery`): what is not delayed is to run all the same.
 async fn start_consuming(shared: &Shared) -> Result<Arc<dyn Consumer>> {
-    shared.declarations.ensure(shared.options.queues.iter()).await?;
+    let mut queues = shared.options.queues.clone();
+    match shared.declarations.ensure(queues.iter()).await {
+        Err(error) if !error.is_transient() && queues.iter().any(|queue| queue.delays.is_some()) => {
+            for queue in &mut queues {
+                queue.delays = None;
+            }
+            shared.declarations.ensure(queues.iter()).await?;
+            log::error!(
+                target: logger::CONSUMER,
+                "Delayed delivery could not be set up: {error}. What the broker holds until its time does not come to this worker \
+                 unless another one has set it up.",
+            );
+        }
+        outcome => outcome?,
+    }
     shared
         .transport
         .consume(ConsumeOptions {
-            queues: shared.options.queues.clone(),
+            queues,
             prefetch: shared.options.prefetch as u32,
             node: shared.options.hostname.clone(),
             lease: shared.options.lease,

@@ -7,6 +7,7 @@ mod support;
 use std::collections::HashSet;
 use std::time::Duration;
 
+use celeriac_broker::{DelayQueues, Exchange, ExchangeType, Queue};
 use celeriac_testkit::rabbitmq_server::RabbitMqServer;
 use tokio::time::timeout;
 
@@ -97,4 +98,31 @@ async fn a_worker_goes_on_after_the_server_was_killed_and_what_ran_runs_again() 
         panic!("it listens still: {queues}\n{channels}\n{connections}");
     };
     assert_eq!(left, ["celery\t0"], "no count is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_starts_where_delayed_delivery_cannot_be_declared() {
+    let server = RabbitMqServer::start().await;
+    let bench = Bench::on(&server.url());
+    let delayed = |kind| {
+        let exchange = Exchange {
+            name: "celery".to_owned(),
+            kind: ExchangeType::Topic,
+            durable: true,
+            auto_delete: false,
+        };
+        Queue { exchange, routing_key: "celery".to_owned(), delays: Some(kind), ..support::queue() }
+    };
+    // Somebody has declared what it needs in another form.
+    let other = DelayQueues::Classic;
+    bench.transport.declare(&[delayed(other)]).await.unwrap();
+    bench.send("now", None).await;
+    let kind = DelayQueues::Quorum;
+    let worker = bench.worker(|options| options.queues = vec![delayed(kind)]).await;
+    let items = next(&worker).await;
+    assert_eq!(items[0][2], "now");
+    worker.settle(outcome(&items[0], SUCCESS));
+    assert_eq!(bench.ready("now").await.status, "SUCCESS");
+    worker.stop().await;
+    worker.close().await.unwrap();
 }

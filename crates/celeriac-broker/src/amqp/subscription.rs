@@ -44,10 +44,10 @@ pub(super) struct AmqpSubscription {
 struct Open {
     live: Arc<Live>,
     messages: lapin::Consumer,
-    /// Closed when this is dropped.
-    channel: Channel,
-    /// The newest that was taken, and how many were since the last acknowledgement.
-    taken: (u64, u16),
+    /// The newest that is to be acknowledged, with all before it.
+    acknowledged: watch::Sender<u64>,
+    /// How many were taken since the last acknowledgement.
+    taken: u16,
 }
 
 pub(super) async fn subscribe(
@@ -126,19 +126,28 @@ impl Open {
             FieldTable::default(),
         );
         let messages = live.answer(consumed).await?;
-        Ok(Self { live, messages, channel, taken: (0, 0) })
+        let (acknowledged, newest) = watch::channel(0);
+        tokio::spawn(acknowledge(channel, newest));
+        Ok(Self { live, messages, acknowledged, taken: 0 })
     }
 
     /// Makes room for more, some at a time.
     fn acknowledge(&mut self, tag: u64) {
-        self.taken = (tag, self.taken.1 + 1);
-        if self.taken.1 < PREFETCH / 4 {
-            return;
+        self.taken += 1;
+        if self.taken == PREFETCH / 4 {
+            self.taken = 0;
+            self.acknowledged.send_replace(tag);
         }
-        self.taken.1 = 0;
-        let channel = self.channel.clone();
+    }
+}
+
+/// Acknowledges until the listener is gone, and the channel with it. In a task, because whoever takes a message may stop waiting at any
+/// time; in one, because the broker ends the channel over an acknowledgement that comes after a later one.
+async fn acknowledge(channel: Channel, mut newest: watch::Receiver<u64>) {
+    while newest.changed().await.is_ok() {
+        let tag = *newest.borrow_and_update();
         // It is lost with its connection only, and the queue with it.
-        tokio::spawn(async move { channel.basic_ack(tag, BasicAckOptions { multiple: true }).await });
+        let _ = channel.basic_ack(tag, BasicAckOptions { multiple: true }).await;
     }
 }
 

@@ -51,6 +51,8 @@ pub(super) struct DirectConnection {
     wire: Mutex<Option<Arc<Wire>>>,
     /// How many there were.
     connections: AtomicU32,
+    /// Whether the sockets cannot be read elsewhere.
+    is_unwatchable: AtomicBool,
 }
 
 /// An open connection.
@@ -91,7 +93,13 @@ impl DirectConnection {
             _ => return None,
         }
         let (settings, router) = (Arc::clone(settings), Arc::clone(router));
-        Some(Arc::new(Self { settings, router, wire: Mutex::default(), connections: AtomicU32::new(0) }))
+        Some(Arc::new(Self {
+            settings,
+            router,
+            wire: Mutex::default(),
+            connections: AtomicU32::new(0),
+            is_unwatchable: AtomicBool::new(false),
+        }))
     }
 
     fn wire(&self) -> Option<Arc<Wire>> {
@@ -180,10 +188,20 @@ impl Direct for DirectConnection {
     }
 
     fn watch(&self) -> Option<Watch> {
+        if self.is_unwatchable.load(Ordering::Relaxed) {
+            return None;
+        }
         let wire = self.wire().filter(|wire| !wire.is_watched.load(Ordering::Relaxed))?;
         let descriptor = wire.socket.descriptor()?;
         wire.is_watched.store(true, Ordering::Relaxed);
         Some(Watch { descriptor, connection: wire.number })
+    }
+
+    fn unwatch(&self) {
+        self.is_unwatchable.store(true, Ordering::Relaxed);
+        if let Some(wire) = self.wire() {
+            wire.is_watched.store(false, Ordering::Relaxed);
+        }
     }
 
     fn is_watched(&self) -> bool {
