@@ -31,6 +31,8 @@ export declare class NativeBroker {
    * caller, and a number for `answer`. On it come the answers to calls that are made one at a time.
    */
   watch(): Array<number> | null
+  /** The socket of `watch` cannot be read: there will be none again, and the core reads the answers. */
+  unwatch(): void
   /** Takes what was read from the socket of `watch`, nothing when it has ended. Gives the call that is done, or -1. */
   answer(connection: number, bytes: string): number
   /** Reads the socket of `watch` without waiting, for a thread that stays awake. Gives the call that is done, or -1. */

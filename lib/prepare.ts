@@ -433,7 +433,8 @@ function warnOfExpiry(name: string, taskId: string, milliseconds: number): void 
 /** Whether the binding of the queue takes what goes there. */
 function isTaken({ queue, exchange, exchangeType, routingKey }: Destination): boolean {
   return (
-    queue?.exchange.name === exchange && (exchangeType === 'fanout' || isBoundBy(queue.routingKey, routingKey))
+    queue?.exchange.name === exchange &&
+    (exchangeType === 'fanout' || isBoundBy(queue.routingKey, routingKey))
   )
 }
 
@@ -442,7 +443,8 @@ function isBoundBy(binding: string, routingKey: string): boolean {
   const takes = (words: readonly string[], parts: readonly string[]): boolean => {
     const [word] = words
     if (word === undefined) return parts.length === 0
-    if (word === '#') return takes(words.slice(1), parts) || (parts.length > 0 && takes(words, parts.slice(1)))
+    if (word === '#')
+      return takes(words.slice(1), parts) || (parts.length > 0 && takes(words, parts.slice(1)))
     return parts.length > 0 && (word === '*' || word === parts[0]) && takes(words.slice(1), parts.slice(1))
   }
   return binding === routingKey || takes(binding.split('.'), routingKey.split('.'))

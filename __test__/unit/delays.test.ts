@@ -84,7 +84,7 @@ describe('a call', () => {
   })
 
   test('is left to the workers where the queue that is declared with it does not take it: it would be dropped when it is due', async () => {
-    const taskQueues = [
+    const taskQueues: CeleryOptions['taskQueues'] = [
       { name: 'mail', exchange: 'jobs', exchangeType: 'topic', routingKey: 'mail.#', ...quorumQueue },
       { name: 'all', exchange: 'everybody', exchangeType: 'fanout', ...quorumQueue },
     ]
