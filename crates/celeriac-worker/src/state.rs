@@ -74,7 +74,7 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) struct Task {
     pub(crate) request: TaskRequest,
-    /// The item of [`next`](crate::Worker::next), ready made but for its slot; empty once its body has begun.
+    /// Its lines of [`collect`](crate::Worker::collect), ready made but for its slot; empty once its body has begun.
     pub(crate) rendered: Rendered,
     /// `expires`, if it has one.
     pub(crate) expires: Option<jiff::Timestamp>,

@@ -118,8 +118,8 @@ impl Worker {
         begin::begin(&self.shared, DeliveryTag(tag))
     }
 
-    /// Counts a delivery that came as `["redelivered", …]`, and gives how often the body of this message has begun, this time
-    /// included; 0 when it is no longer ours. [`begin_counted`](Self::begin_counted) follows on JavaScript's thread.
+    /// Counts a delivery whose flags say that it was handed out before, and gives how often the body of this message has begun,
+    /// this time included; 0 when it is no longer ours. [`begin_counted`](Self::begin_counted) follows on JavaScript's thread.
     pub async fn count(&self, tag: u64) -> u32 {
         begin::count(&self.shared, DeliveryTag(tag)).await
     }
