@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::pending;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use celeriac_error::{Error, Result};
@@ -26,6 +26,7 @@ use tokio::time::{Instant, Sleep};
 use crate::calls::Call;
 use crate::declare::Declarations;
 use crate::route::Route;
+use crate::sync::lock;
 use crate::transport::{Direct, Publication, Queue, Transport, Watch};
 
 /// The most messages of one write; more of them make it slower, not faster.
@@ -156,7 +157,7 @@ struct Shared {
 
 impl Shared {
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
-        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.buffer)
     }
 
     /// The buffer, as long as it takes messages.
@@ -430,9 +431,8 @@ impl Flusher {
                 }
             }
         }
-        let may_launch = self.pause.is_none()
-            && self.again.is_empty()
-            && self.flying.len() < self.writer.transport.publishes_at_once();
+        // One after the other: of two that are on their way at once the second may be there first.
+        let may_launch = self.pause.is_none() && all_landed;
         if may_launch && !buffer.items.is_empty() {
             let count = buffer.items.len().min(FLUSH_LIMIT);
             return Next::Write(buffer.items.drain(..count).collect());

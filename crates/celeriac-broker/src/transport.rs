@@ -248,12 +248,6 @@ pub trait Transport: Send + Sync + 'static {
     /// order of the batch. A message with an `Err` may have been taken all the same when the error is transient.
     async fn publish(&self, batch: &[Publication]) -> Vec<Result<()>>;
 
-    /// How many batches of one sender may be on their way at once, in their order. One, unless the broker answers for each message
-    /// by itself: then it is not to wait between batches.
-    fn publishes_at_once(&self) -> usize {
-        1
-    }
-
     /// A way for messages that come one at a time; `None` where there is none, and everything goes by
     /// [`publish`](Self::publish).
     fn direct(&self) -> Option<Arc<dyn Direct>> {

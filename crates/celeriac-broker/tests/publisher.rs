@@ -107,8 +107,7 @@ async fn every_call_is_reported_once_and_the_queue_keeps_their_order() {
 }
 
 #[tokio::test]
-async fn several_batches_that_are_on_their_way_at_once_keep_their_order_also_when_their_connection_is_closed()
-{
+async fn batches_keep_their_order_also_when_their_connection_is_closed() {
     const COUNT: u32 = 20_000;
     let server = RabbitMqServer::start().await;
     let (publisher, transport, mut receiver) = publisher_on(&server.url(), 60);

@@ -1,8 +1,9 @@
 //! What waits to be settled.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use celeriac_broker::sync::lock;
 use celeriac_broker::{DeliveryTag, Outcome, Publication, Queue};
 use celeriac_error::Error;
 use celeriac_result::StoreRequest;
@@ -89,7 +90,7 @@ pub(crate) struct SettleQueue {
 
 impl SettleQueue {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     pub(crate) fn push(&self, item: Settling) {

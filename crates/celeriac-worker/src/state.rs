@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use celeriac_broker::declare::Declarations;
 use celeriac_broker::producer::Producer;
+use celeriac_broker::sync::lock;
 use celeriac_broker::{Consumer, DeliveryTag, Transport};
 use celeriac_protocol::task::TaskRequest;
 use celeriac_result::ResultStore;
@@ -396,7 +397,7 @@ impl Shared {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -49,9 +49,6 @@ use crate::transport::{
 /// kombu makes the last two the first.
 pub(crate) const SCHEMES: &[&str] = &["amqp", "amqps", "pyamqp", "librabbitmq"];
 
-/// The broker confirms each message, and the lane keeps their order and how many are on their way.
-const PUBLISHES_AT_ONCE: usize = 8;
-
 // The registry hands them over.
 #[allow(clippy::needless_pass_by_value)]
 pub(crate) fn open(url: &str, options: TransportOptions) -> Result<Arc<dyn Transport>> {
@@ -119,10 +116,6 @@ impl Transport for AmqpTransport {
 
     async fn declare(&self, queues: &[Queue]) -> Result<()> {
         self.topology.declare(queues).await
-    }
-
-    fn publishes_at_once(&self) -> usize {
-        PUBLISHES_AT_ONCE
     }
 
     async fn publish(&self, batch: &[Publication]) -> Vec<Result<()>> {
