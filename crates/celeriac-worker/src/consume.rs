@@ -1,10 +1,11 @@
 //! Takes messages from the broker as long as there is room for them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use celeriac_broker::{Consumer, Delivery, fault_point};
+use tokio::task::JoinHandle;
 
 use crate::connect::Backoff;
 use crate::logger;
@@ -23,14 +24,15 @@ const MOST_BYTES: usize = 256 << 20;
 /// Runs until the worker stops.
 pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     let mut backoff = Backoff::for_reconnect();
+    let mut taking = Taking::default();
     while !shared.is_stopping() {
-        let room = room(&shared);
+        let room = room(&shared).saturating_sub(taking.count());
         if room == 0 {
             shared.capacity.notified().await;
             continue;
         }
         let interrupted = shared.interrupt.notified();
-        let slots = slots(&shared);
+        let slots = slots(&shared) - taking.count() as isize;
         let received = tokio::select! {
             received = consumer.receive_share(room.min(BATCH), slots) => received,
             () = another_look(&shared, slots), if slots <= 0 => continue,
@@ -55,7 +57,7 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
                     log::info!(target: logger::CONSUMER, "Connected to {} again.", shared.transport.url());
                     backoff.reset();
                 }
-                take(&shared, deliveries);
+                taking.next(&shared, deliveries).await;
             }
             Err(_) if shared.is_stopping() => break,
             Err(error) => {
@@ -70,6 +72,43 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
                 }
                 stop_or(&shared, pause).await;
             }
+        }
+    }
+}
+
+/// What has come is read while the broker is asked for more: each of the two takes about as long as the other.
+#[derive(Default)]
+struct Taking {
+    /// Those that are not in their place yet.
+    left: Arc<AtomicUsize>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Taking {
+    fn count(&self) -> usize {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Begins with the next ones when those before are in their places, so that all keep their order.
+    async fn next(&mut self, shared: &Arc<Shared>, deliveries: Vec<Delivery>) {
+        self.end().await;
+        self.left.store(deliveries.len(), Ordering::Release);
+        let (shared, left) = (Arc::clone(shared), Arc::clone(&self.left));
+        self.task = Some(tokio::spawn(async move {
+            for delivery in deliveries {
+                crate::intake::take(&shared, delivery);
+                left.fetch_sub(1, Ordering::AcqRel);
+            }
+            shared.deliverable.notify_one();
+        }));
+    }
+
+    async fn end(&mut self) {
+        if let Some(task) = self.task.take()
+            && let Err(error) = task.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
         }
     }
 }
