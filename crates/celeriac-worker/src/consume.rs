@@ -26,6 +26,10 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     let mut backoff = Backoff::for_reconnect();
     let mut taking = Taking::default();
     while !shared.is_stopping() {
+        if shared.options.eta_task_limit.is_some() {
+            // Only then it is known how many of them wait for their time.
+            taking.end().await;
+        }
         let room = room(&shared).saturating_sub(taking.count());
         if room == 0 {
             shared.capacity.notified().await;
@@ -100,6 +104,8 @@ impl Taking {
                 left.fetch_sub(1, Ordering::AcqRel);
             }
             shared.deliverable.notify_one();
+            // What waits for its time takes no room any more.
+            shared.capacity.notify_one();
         }));
     }
 
