@@ -151,8 +151,7 @@ impl Worker {
         if let Some(consumer) = shared.consumer.get() {
             consumer.stop().await;
         }
-        let unbegun = shared.state().take_unbegun();
-        settle::hand_back(shared, unbegun);
+        settle::hand_back_unbegun(shared);
         shared.deliverable.notify_one();
     }
 
