@@ -29,8 +29,8 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     let mut backoff = Backoff::for_reconnect();
     let queue = &shared.settle_queue;
     loop {
-        let batch = queue.take(BATCH);
-        let (taken, is_idle) = (batch.len(), batch.is_empty());
+        let (taken, batch) = queue.take(BATCH);
+        let is_idle = batch.is_empty();
         let again = process(&shared, consumer.as_ref(), batch).await;
         let failed = !again.is_empty();
         queue.put_back(taken, again);
