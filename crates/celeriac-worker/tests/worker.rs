@@ -196,6 +196,33 @@ async fn stopping_hands_back_what_has_not_begun_and_waits_for_the_rest() {
     assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 9);
 }
 
+#[tokio::test]
+async fn what_is_held_is_scheduled_ready_or_running() {
+    let bench = Bench::new();
+    for id in ["runs", "given", "waits"] {
+        bench.send(id, None).await;
+    }
+    bench.send("later", Some(r#"{"eta": "2100-01-01T00:00:00+00:00"}"#)).await;
+    let worker = bench.worker(|options| options.concurrency = 2).await;
+    let stats = || -> [u64; 4] {
+        let stats: Value = serde_json::from_str(&worker.stats()).unwrap();
+        ["held", "scheduled", "ready", "running"].map(|name| stats[name].as_u64().unwrap())
+    };
+    let all_are_held = async {
+        while stats()[0] < 4 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, all_are_held).await.expect("all are held in time");
+    assert_eq!(stats(), [4, 1, 3, 0]);
+    assert!(timeout(PATIENCE, worker.wait()).await.unwrap());
+    let given: Vec<(u64, usize)> = slots_of(&worker.collect());
+    assert_eq!((given.len(), stats()), (2, [4, 1, 3, 0]), "what is given has not begun");
+    assert!(worker.begin(given[0].0));
+    assert_eq!(stats(), [4, 1, 2, 1]);
+    worker.close().await.unwrap();
+}
+
 /// Where a task's `slot` stands in a line of a batch: tag and slot of each task.
 fn slots_of(batch: &str) -> Vec<(u64, usize)> {
     let lines = batch.lines().step_by(2).map(|line| serde_json::from_str::<Value>(line).unwrap());
