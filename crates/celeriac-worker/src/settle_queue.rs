@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use celeriac_broker::sync::lock;
+use celeriac_broker::sync::{listen, lock};
 use celeriac_broker::{DeliveryTag, Outcome, Publication, Queue};
 use celeriac_error::Error;
 use celeriac_result::StoreRequest;
@@ -199,7 +199,7 @@ impl SettleQueue {
     /// Resolves when nothing waits.
     pub(crate) async fn drained(&self) {
         loop {
-            let progress = self.progress.notified();
+            let progress = listen(&self.progress);
             if self.is_empty() {
                 return;
             }
