@@ -19,6 +19,7 @@ const project = (name: string, seconds: number, workers: number) => ({
 
 export default defineConfig({
   test: {
+    globalSetup: '__test__/support/run-folder.ts',
     // Tests with processes of their own mostly wait for them, so more run side by side than there are processors.
     projects: [
       project('unit', 20, 2),

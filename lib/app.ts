@@ -317,7 +317,8 @@ export class Celery {
     const wasDelayed = exchange !== null && /^celery_delayed_(?:\d+|delivery)$/.test(exchange)
     if (priority !== null) wire['priority'] = priority
     if (wire['queue'] === undefined && wire['exchange'] === undefined && wire['routing_key'] === undefined) {
-      if (wasDelayed && request.queue !== null) wire['queue'] = request.queue
+      if (wasDelayed && request.queue !== null)
+        Object.assign(wire, this.#preparer.router.afterDelay(request.queue, routingKey))
       else if (exchange === '' && routingKey !== null) wire['queue'] = routingKey
       else if (exchange !== null && routingKey !== null)
         Object.assign(wire, { exchange, routing_key: routingKey })

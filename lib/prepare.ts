@@ -8,7 +8,7 @@ import type { Settings } from './config/conf.ts'
 import { withCamelCaseKeys } from './config/names.ts'
 import { currentWorkerTask } from './current-task.ts'
 import { CeleriacError } from './errors.ts'
-import { type Destination, deliveryModeNumber, Router } from './routing.ts'
+import { type Destination, deliveryModeNumber, isTaken, Router } from './routing.ts'
 import { encodeJson } from './serialization/encode.ts'
 import { defaultTimeZone, isoAfter, parseTime, timeText } from './time.ts'
 import type { AnyTask } from './task.ts'
@@ -428,26 +428,6 @@ function warnOfExpiry(name: string, taskId: string, milliseconds: number): void 
       code: 'CELERIAC_EXPIRED',
     },
   )
-}
-
-/** Whether the binding of the queue takes what goes there. */
-function isTaken({ queue, exchange, exchangeType, routingKey }: Destination): boolean {
-  return (
-    queue?.exchange.name === exchange &&
-    (exchangeType === 'fanout' || isBoundBy(queue.routingKey, routingKey))
-  )
-}
-
-/** Whether a binding of a topic exchange takes a routing key: `*` stands for one word, `#` for any number of them. */
-function isBoundBy(binding: string, routingKey: string): boolean {
-  const takes = (words: readonly string[], parts: readonly string[]): boolean => {
-    const [word] = words
-    if (word === undefined) return parts.length === 0
-    if (word === '#')
-      return takes(words.slice(1), parts) || (parts.length > 0 && takes(words, parts.slice(1)))
-    return parts.length > 0 && (word === '*' || word === parts[0]) && takes(words.slice(1), parts.slice(1))
-  }
-  return binding === routingKey || takes(binding.split('.'), routingKey.split('.'))
 }
 
 function warnOfDirect(name: string, { queue, exchange, routingKey }: Destination): void {

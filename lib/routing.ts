@@ -111,6 +111,18 @@ export class Router {
     return delays === undefined ? native : { ...native, delays }
   }
 
+  /**
+   * Where a message goes that RabbitMQ had held for a queue: where it went before, if the queue is known to take it from there; its
+   * key then says for how long it was held (`kombu.transport.native_delayed_delivery.calculate_routing_key`).
+   */
+  afterDelay(name: string, routingKey: string | null): WireOptions {
+    const queue = this.#configured(name).native
+    const key = routingKey?.replace(DELAY_PREFIX, '')
+    const { name: exchange, kind: exchangeType } = queue.exchange
+    const keeps = key && isTaken({ queue, exchange, exchangeType, routingKey: key })
+    return keeps ? { queue: name, routing_key: key } : { queue: name }
+  }
+
   /** The queues that a worker consumes which names none: `taskQueues`, or the default queue. */
   consumedQueues(): NativeQueue[] {
     return this.#consumed.map((name) => this.queue(name))
@@ -266,6 +278,34 @@ export class Router {
     }
   }
 }
+
+/** Whether the binding of the queue takes what goes there. */
+export function isTaken({
+  queue,
+  exchange,
+  exchangeType,
+  routingKey,
+}: Pick<Destination, 'queue' | 'exchange' | 'exchangeType' | 'routingKey'>): boolean {
+  return (
+    queue?.exchange.name === exchange &&
+    (exchangeType === 'fanout' || isBoundBy(queue.routingKey, routingKey))
+  )
+}
+
+/** Whether a binding of a topic exchange takes a routing key: `*` stands for one word, `#` for any number of them. */
+function isBoundBy(binding: string, routingKey: string): boolean {
+  const takes = (words: readonly string[], parts: readonly string[]): boolean => {
+    const [word] = words
+    if (word === undefined) return parts.length === 0
+    if (word === '#')
+      return takes(words.slice(1), parts) || (parts.length > 0 && takes(words, parts.slice(1)))
+    return parts.length > 0 && (word === '*' || word === parts[0]) && takes(words.slice(1), parts.slice(1))
+  }
+  return binding === routingKey || takes(binding.split('.'), routingKey.split('.'))
+}
+
+/** Before the routing key of a message that RabbitMQ holds: for how many seconds, a word a bit. */
+const DELAY_PREFIX = /^(?:[01]\.){28}/
 
 /** Making one again costs little; the settings of one that was forgotten come out the same. */
 const MAX_MADE_QUEUES = 10_000

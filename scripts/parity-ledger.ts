@@ -23,7 +23,7 @@ export interface Row {
   readonly state: State
   /** What the behaviour is, in short. */
   readonly item: string
-  /** The tests that show it. A name may be that of a file, or of a group of tests: then it stands for all of them. */
+  /** The tests that show it. A name may be that of a group of tests: then it stands for all of them. */
   readonly tests: readonly string[]
   /** What is missing, or why it has no meaning here. */
   readonly note: string
@@ -62,6 +62,9 @@ export function parseLedger(markdown: string, area: Area, problems: string[]): R
       .split(/<br\s*\/?>/)
       .map((each) => withoutBackticks(each.trim()))
       .filter((each) => each !== '')
+    for (const each of tests.filter((name) => !/ > |::/.test(name))) {
+      problems.push(`${id}: "${each}" names a file; name the tests in it that show the behaviour`)
+    }
     rows.set(id, { id, state: state as State, item, tests, note })
   }
   for (let number = 1; number <= expected; number += 1) {

@@ -12,5 +12,5 @@ callsInBothDirections(
     return { broker: url, backend, python, restart, stop }
   },
   // The other way round than on Redis, as in Celery.
-  { mostUrgent: 9, maxPriority: 9, restarts: true },
+  { mostUrgent: 9, maxPriority: 9 },
 )

@@ -11,8 +11,12 @@ import { startRedis } from '../support/servers.ts'
 callsInBothDirections(
   'Redis',
   async () => {
-    const server = await startRedis()
-    return { broker: `${server.url}/0`, backend: `${server.url}/1`, stop: () => server.stop() }
+    const server = await startRedis({ appendonly: true })
+    const restart = async (): Promise<void> => {
+      await server.kill()
+      await server.start()
+    }
+    return { broker: `${server.url}/0`, backend: `${server.url}/1`, restart, stop: () => server.stop() }
   },
   { mostUrgent: 0 },
 )

@@ -4,8 +4,12 @@ import { startRabbitMq } from '../support/rabbitmq.ts'
 callsInBothDirections(
   'RabbitMQ with rpc://',
   async () => {
-    const { url, stop } = await startRabbitMq()
-    return { broker: url, backend: 'rpc://', python: { broker_heartbeat: 2 }, stop }
+    const { url, kill, start, stop } = await startRabbitMq()
+    const restart = async (): Promise<void> => {
+      await kill()
+      await start()
+    }
+    return { broker: url, backend: 'rpc://', python: { broker_heartbeat: 2 }, restart, stop }
   },
-  { sharedResults: false },
+  { mostUrgent: 9, maxPriority: 9, sharedResults: false },
 )

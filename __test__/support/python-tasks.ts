@@ -48,6 +48,7 @@ def times(self):
 
 @app.task(name='py.request', bind=True)
 def request(self, x):
+    write('request %s %s %s' % (self.request.id, self.request.root_id, self.request.parent_id))
     return {'x': x, 'id': self.request.id, 'root_id': self.request.root_id, 'parent_id': self.request.parent_id}
 
 @app.task(name='py.ask_node', bind=True)

@@ -32,7 +32,7 @@ export function leashed(command: string, args: string[]): [command: string, args
 
 const SETPRIV = '/usr/bin/setpriv'
 
-/** A folder that is removed when the process ends. */
+/** A folder that is removed when the process ends, or, where that one is killed, at the end of the run (run-folder.ts). */
 export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'celeriac-test-'))
   folders.add(folder)

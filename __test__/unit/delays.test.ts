@@ -107,14 +107,35 @@ describe('a call', () => {
   })
 })
 
-test('a task that was held is retried in its own queue, not where it was held', () => {
-  const app = new Celery({ broker: 'amqp://host', ...quorum })
-  const task = app.task({ name: 't' }, () => 1)
-  const wired = {
-    queue: 'celery',
-    delivery_info: { exchange: 'celery_delayed_0', routing_key: `${'0.'.repeat(27)}1.celery` },
+describe('a task that was held is retried', () => {
+  /** Where a task goes again that came to a queue with this routing key after it was held. */
+  const retried = (settings: CeleryOptions, queue: string, key: string, exchange = 'celery_delayed_0') => {
+    const app = new Celery({ broker: 'amqp://host', ...quorum, ...settings })
+    const task = app.task({ name: 't' }, () => 1)
+    const wired = { queue, delivery_info: { exchange, routing_key: key } }
+    const context = new TaskContext(app, task, new Request('id', 't', [], {}, wired))
+    app.prepareRetry(context, [], {}, {})
+    const { exchange: name, routingKey } = FakeBroker.last.routes.at(-1) as (typeof FakeBroker.last.routes)[0]
+    return [name, routingKey]
   }
-  const context = new TaskContext(app, task, new Request('id', 't', [], {}, wired))
-  app.prepareRetry(context, [], {}, {})
-  expect(FakeBroker.last.routes.at(-1)).toMatchObject({ exchange: 'celery', routingKey: 'celery' })
+  const held = `${'0.'.repeat(27)}1.`
+  const taskQueues: CeleryOptions['taskQueues'] = [
+    { name: 'mail', exchange: 'jobs', exchangeType: 'topic', routingKey: 'mail.*', ...quorumQueue },
+    { name: 'all', exchange: 'everybody', exchangeType: 'fanout', ...quorumQueue },
+    { name: 'plain', exchange: 'plainly', exchangeType: 'direct', routingKey: 'plain' },
+  ]
+
+  test('in its own queue, not where it was held', () => {
+    for (const exchange of ['celery_delayed_0', 'celery_delayed_27', 'celery_delayed_delivery'])
+      expect(retried({}, 'celery', `${held}celery`, exchange)).toEqual(['celery', 'celery'])
+  })
+
+  test('with the routing key that it had, where that leads to its queue', () => {
+    expect(retried({ taskQueues }, 'mail', `${held}mail.me`)).toEqual(['jobs', 'mail.me'])
+    expect(retried({ taskQueues }, 'mail', `${held}0.1.me`)).toEqual(['jobs', 'mail.*'])
+    expect(retried({ taskQueues }, 'mail', 'mail.me')).toEqual(['jobs', 'mail.me'])
+    expect(retried({ taskQueues }, 'mail', `${held}post.me`)).toEqual(['jobs', 'mail.*'])
+    expect(retried({ taskQueues }, 'all', `${held}anything`)).toEqual(['everybody', 'anything'])
+    expect(retried({ taskQueues }, 'plain', `${held}plain`)).toEqual(['', 'plain'])
+  })
 })

@@ -190,14 +190,11 @@ app.task({ name: 'node.progress', bind: true }, async (self) => {
   await new Promise((resolve) => self.signal.addEventListener('abort', resolve, { once: true }))
 })
 
-app.task({ name: 'node.request', bind: true }, (self) => ({
-  id: self.request.id,
-  rootId: self.request.rootId,
-  parentId: self.request.parentId,
-  retries: self.request.retries,
-  headers: self.request.headers,
-  routingKey: self.request.deliveryInfo.routingKey,
-}))
+app.task({ name: 'node.request', bind: true }, (self) => {
+  const { id, rootId, parentId, retries, headers, deliveryInfo } = self.request
+  write(`request ${id} ${rootId} ${parentId}`)
+  return { id, rootId, parentId, retries, headers, routingKey: deliveryInfo.routingKey }
+})
 
 /** Sends a task of Python's from inside a task. */
 app.task({ name: 'node.ask_python', bind: true }, async (self, x: number) => {

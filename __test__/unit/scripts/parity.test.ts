@@ -53,6 +53,19 @@ describe('a ledger', () => {
     expect(problems.filter((problem) => problem.includes('missing'))).toHaveLength(245)
   })
 
+  it('that names a file where it should name tests says so', () => {
+    const problems: string[] = []
+    parseLedger(
+      '| S001 | yes | a | `a.test.ts > one`<br>`__test__/a.test.ts` | |\n| S002 | yes | a | `redis`<br>b::two | |',
+      'settings',
+      problems,
+    )
+    expect(problems.filter((problem) => !problem.includes('missing'))).toEqual([
+      'S001: "__test__/a.test.ts" names a file; name the tests in it that show the behaviour',
+      'S002: "redis" names a file; name the tests in it that show the behaviour',
+    ])
+  })
+
   it.each(Object.keys(AREAS) as Area[])('docs/parity/%s.md has every row and no other', (area) => {
     const problems: string[] = []
     const markdown = readFileSync(new URL(`../../../docs/parity/${area}.md`, import.meta.url), 'utf8')

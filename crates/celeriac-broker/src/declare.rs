@@ -1,10 +1,11 @@
 //! The queues that a process needs, declared once each.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use celeriac_error::Result;
 
+use crate::sync::lock;
 use crate::transport::{Queue, Transport};
 
 /// The queues that this process has declared, so that each is declared once.
@@ -22,7 +23,7 @@ impl Declarations {
 
     /// Whether a queue was declared before.
     pub fn knows(&self, queue: &Queue) -> bool {
-        covers(&self.declared.lock().unwrap_or_else(PoisonError::into_inner), queue)
+        covers(&lock(&self.declared), queue)
     }
 
     /// Declares those of `queues` that were not declared before.
@@ -31,7 +32,7 @@ impl Declarations {
     /// What the transport says.
     pub async fn ensure<'a>(&self, queues: impl Iterator<Item = &'a Queue> + Send) -> Result<()> {
         let missing: Vec<Queue> = {
-            let declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+            let declared = lock(&self.declared);
             let mut missing: Vec<Queue> = Vec::new();
             for queue in queues {
                 if covers(&declared, queue) {
@@ -48,7 +49,7 @@ impl Declarations {
             return Ok(());
         }
         self.transport.declare(&missing).await?;
-        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut declared = lock(&self.declared);
         for queue in missing {
             *declared.entry(queue.name).or_default() |= queue.delays.is_some();
         }

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
-use crate::sync::lock;
+use crate::sync::{listen, lock};
 use crate::transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Exchange, ExchangeType, Features, Outcome, Publication,
     Queue, Settled, Settlement, Subscription, Transport,
@@ -459,10 +459,7 @@ struct MemoryConsumer {
 impl Consumer for MemoryConsumer {
     async fn receive(&self, max: usize) -> Result<Vec<Delivery>> {
         loop {
-            let changed = self.broker.changed.notified();
-            tokio::pin!(changed);
-            // Before looking, so that nothing comes between looking and waiting.
-            changed.as_mut().enable();
+            let changed = listen(&self.broker.changed);
             {
                 let mut state = self.broker.lock();
                 let deliveries = state.claim(self.id, max.max(1));

@@ -1,8 +1,9 @@
 //! How long a connection to Redis has been silent: one count for the broker and for the result store.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::sync::lock;
 /// What is known about the answers on one connection. They come in the order of the calls, so an answer stands for those
 /// to all calls before it.
 #[derive(Debug)]
@@ -25,7 +26,7 @@ impl Default for Silence {
 
 impl Silence {
     fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// A call begins. Its number is for [`answered`](Self::answered).

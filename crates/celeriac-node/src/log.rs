@@ -1,10 +1,11 @@
 //! Log records on their way to JavaScript's logger: batched, and never in the way.
 
 use std::io::Write as _;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use celeriac_broker::sync::lock;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use napi::Status;
 use napi::bindgen_prelude::Function;
@@ -54,7 +55,7 @@ impl Forwarder {
             }
             self.watched.store(false, Ordering::Release);
             // One may have come in between, and seen that it is watched.
-            if !self.records.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            if !lock(&self.records).is_empty() {
                 self.watch();
             }
         });
@@ -63,7 +64,7 @@ impl Forwarder {
     /// Writes the warnings that JavaScript has not taken in time; false when nothing waits any more.
     fn write_overdue(&self) -> bool {
         let overdue: Vec<NativeLogRecord> = {
-            let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut records = lock(&self.records);
             if records.is_empty() {
                 return false;
             }
@@ -136,7 +137,7 @@ impl Log for Forwarder {
             at_ms: milliseconds_now(),
         };
         let is_first = {
-            let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut records = lock(&self.records);
             if records.len() >= LIMIT {
                 return;
             }
@@ -150,7 +151,7 @@ impl Log for Forwarder {
     }
 
     fn flush(&self) {
-        let mut announce = self.announce.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut announce = lock(&self.announce);
         let gone = announce
             .as_ref()
             .is_some_and(|announce| announce.call((), ThreadsafeFunctionCallMode::NonBlocking) != Status::Ok);
@@ -184,10 +185,11 @@ fn filter(level: &str) -> LevelFilter {
 #[napi(catch_unwind, ts_args_type = "level: string, write: (records: Array<NativeLogRecord>) => void")]
 pub fn set_logger(level: String, write: Function<'_, Vec<NativeLogRecord>, ()>) -> napi::Result<()> {
     let forwarder = &FORWARDER;
-    let announce = write.build_threadsafe_function::<()>().weak::<true>().build_callback(move |_| {
-        Ok(std::mem::take(&mut *forwarder.records.lock().unwrap_or_else(PoisonError::into_inner)))
-    })?;
-    *forwarder.announce.lock().unwrap_or_else(PoisonError::into_inner) = Some(announce);
+    let announce = write
+        .build_threadsafe_function::<()>()
+        .weak::<true>()
+        .build_callback(move |_| Ok(std::mem::take(&mut *lock(&forwarder.records))))?;
+    *lock(&forwarder.announce) = Some(announce);
     // Set before by an environment that came earlier: it is the same forwarder.
     let _ = log::set_logger(forwarder);
     log::set_max_level(filter(&level));

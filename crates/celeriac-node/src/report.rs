@@ -1,7 +1,8 @@
 //! How JavaScript learns what became of its calls: one crossing for all that finished since the last one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use celeriac_broker::sync::lock;
 use celeriac_error::Error;
 use napi::Status;
 use napi::bindgen_prelude::{FnArgs, Function};
@@ -38,10 +39,6 @@ type Announce = ThreadsafeFunction<(), (), Report, Status, false, true>;
 pub(crate) struct Reporter {
     outbox: Arc<Mutex<Outbox>>,
     announce: Arc<Announce>,
-}
-
-fn lock(outbox: &Mutex<Outbox>) -> MutexGuard<'_, Outbox> {
-    outbox.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Reporter {

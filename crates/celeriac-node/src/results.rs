@@ -1,8 +1,9 @@
 //! The result store as JavaScript sees it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use celeriac_broker::sync::lock;
 use celeriac_protocol::{result_meta, time};
 use celeriac_result::{ResultStore, StoreOptions, StoreRequest};
 use napi::bindgen_prelude::{Env, Function, PromiseRaw};
@@ -75,10 +76,10 @@ impl NativeResults {
         let reporter = self.reporter.clone();
         let waits = Arc::clone(&self.waits);
         let handle = runtime::handle()?;
-        let mut entries = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.waits);
         let task = handle.spawn(async move {
             let outcome = store.wait(&task_id).await.and_then(|meta| result_meta::to_javascript(&meta));
-            waits.lock().unwrap_or_else(PoisonError::into_inner).remove(&call);
+            lock(&waits).remove(&call);
             match outcome {
                 Ok(document) => reporter.document(call, document),
                 Err(error) => reporter.finished(Vec::new(), vec![(call, Arc::new(error))]),
@@ -91,7 +92,7 @@ impl NativeResults {
     /// Ends a wait without a report.
     #[napi(catch_unwind)]
     pub fn cancel_wait(&self, call: u32) {
-        let wait = self.waits.lock().unwrap_or_else(PoisonError::into_inner).remove(&call);
+        let wait = lock(&self.waits).remove(&call);
         if let Some(wait) = wait {
             wait.abort();
         }

@@ -1,8 +1,9 @@
 //! The tokio runtimes of the process, shared by every JavaScript environment in it.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::{future, io, thread};
 
+use celeriac_broker::sync::lock;
 use napi::bindgen_prelude::create_custom_tokio_runtime;
 use tokio::runtime::{Builder, Handle};
 
@@ -35,7 +36,7 @@ pub(crate) fn handle() -> napi::Result<Handle> {
 /// answers wake each other at every message, and between two threads that costs more than the rest of it.
 pub(crate) fn sending() -> io::Result<Handle> {
     static SENDING: Mutex<Option<Handle>> = Mutex::new(None);
-    let mut sending = SENDING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut sending = lock(&SENDING);
     if let Some(handle) = &*sending {
         return Ok(handle.clone());
     }

@@ -1,8 +1,9 @@
 //! Who waits for which id: the part of waiting that all stores have in common.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use celeriac_broker::sync::lock;
 use celeriac_error::{Error, Result};
 use celeriac_protocol::TaskMeta;
 use tokio::sync::{Notify, oneshot};
@@ -164,7 +165,7 @@ impl Waiters {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -3,9 +3,10 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
+use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::time::{Duration, Instant};
 
+use celeriac_broker::sync::lock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::leashed;
@@ -349,7 +350,7 @@ impl SharedRabbitMqServer {
 
 impl Drop for SharedRabbitMqServer {
     fn drop(&mut self) {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = lock(&self.running).take();
         if let Some((end, thread)) = running {
             drop(end);
             let _ = thread.join();

@@ -59,7 +59,10 @@ pub(crate) async fn count(shared: &Arc<Shared>, tag: DeliveryTag) -> u32 {
                 let pause = backoff.next();
                 consume::stop_or(shared, pause).await;
                 if shared.is_stopping() {
-                    settle::hand_back(shared, vec![tag]);
+                    let mut state = shared.state();
+                    if let Some(held) = state.remove(tag) {
+                        settle::hand_back(shared, tag, &held);
+                    }
                     return 0;
                 }
             }

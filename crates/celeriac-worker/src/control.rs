@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use celeriac_broker::sync::listen;
 use celeriac_broker::{Exchange, ExchangeType};
 use celeriac_protocol::Message;
 use serde_json::Value;
@@ -36,8 +37,7 @@ pub(crate) async fn run(shared: Arc<Shared>, ready: tokio::sync::oneshot::Sender
     };
     let _ = ready.send(());
     loop {
-        // Before looking, so that the end is not missed.
-        let stopped = shared.stopped.notified();
+        let stopped = listen(&shared.stopped);
         if shared.is_closed() {
             return;
         }

@@ -282,8 +282,7 @@ fn prepare(shared: &Arc<Shared>) {
         if !failed.is_empty() {
             consume::stop_or(&shared, RETRY_PAUSE).await;
             if shared.is_stopping() {
-                let unbegun = shared.state().take_unbegun();
-                settle::hand_back(&shared, unbegun);
+                settle::hand_back_unbegun(&shared);
             }
         }
         shared.deliverable.notify_one();

@@ -93,9 +93,7 @@ fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestam
     let mut state = shared.state();
     // Looked at under the lock that stopping drains under, so that nothing is left behind.
     if shared.is_stopping() || shared.is_suspended() {
-        state.insert(tag, held);
-        drop(state);
-        return settle::hand_back(shared, vec![tag]);
+        return settle::hand_back(shared, tag, &held);
     }
     if let Some(request) = held.request() {
         if let Some(count) = state.counts.by_task.get_mut(&request.task) {

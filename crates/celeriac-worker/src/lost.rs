@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use celeriac_broker::sync::listen;
 use celeriac_broker::{Consumer, DeliveryTag};
 
 use crate::logger;
@@ -10,8 +11,7 @@ use crate::state::{Shared, State};
 /// Forgets what somebody else has taken over; runs until the worker is closed.
 pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     loop {
-        // Before looking, so that the end is not missed.
-        let stopped = shared.stopped.notified();
+        let stopped = listen(&shared.stopped);
         if shared.is_closed() {
             return;
         }

@@ -9,17 +9,19 @@ use celeriac_protocol::json;
 
 use crate::logger;
 use crate::outcome::{self, Document};
-use crate::settle_queue::Settling;
+use crate::settle_queue::{SettleQueue, Settling};
 use crate::state::Shared;
 
 /// Reads while what came before is being settled: a slot is free as soon as its outcome is read. Runs until the worker is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
     let queue = &shared.settle_queue;
+    // Also where reading panics.
+    let _end = End(queue);
     loop {
         let texts = queue.take_texts();
         if texts.is_empty() {
             if shared.is_closed() {
-                return queue.end();
+                return;
             }
             queue.said().await;
             continue;
@@ -31,6 +33,15 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         queue.push_read(batch);
         shared.deliverable.notify_one();
         shared.capacity.notify_one();
+    }
+}
+
+/// Nobody waits for what is not read, whatever ended reading.
+struct End<'queue>(&'queue SettleQueue);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -52,6 +63,10 @@ fn unreadable(shared: &Shared, text: &str, error: &Error) -> Option<Settling> {
     let digits = text.trim_start_matches('[').split(',').next()?;
     let tag = DeliveryTag(digits.parse().ok()?);
     let held = shared.state().remove(tag)?;
+    if held.request().is_none() {
+        // It cannot be told what it was: somebody else reads it anew.
+        return Some(Settling::new(tag, Outcome::Requeue { redelivered: true }));
+    }
     let document = Document::exception("FAILURE", "EncodeError", &error.to_string());
     let store = held
         .request()
@@ -75,7 +90,15 @@ fn read_one(shared: &Shared, text: &str) -> Result<Option<Settling>> {
         return Err(wrong("complete set of fields"));
     };
     let tag = DeliveryTag(tag.parse().map_err(|_| wrong("tag"))?);
-    let Some(held) = shared.state().remove(tag) else {
+    let held = {
+        let mut state = shared.state();
+        if state.held.get(&tag).is_some_and(|held| held.request().is_none()) {
+            // It stays held until it is known what becomes of it.
+            return Err(wrong("task"));
+        }
+        state.remove(tag)
+    };
+    let Some(held) = held else {
         // Handed back meanwhile, because JavaScript seemed dead.
         log::warn!(target: logger::REQUEST, "An outcome came for delivery {}, which is no longer held.", tag.0);
         return Ok(None);

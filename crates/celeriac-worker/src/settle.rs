@@ -16,7 +16,7 @@ use crate::connect::{self, Backoff};
 use crate::logger;
 use crate::outcome;
 use crate::settle_queue::Settling;
-use crate::state::Shared;
+use crate::state::{Held, Shared};
 
 /// The most deliveries that are settled in one step.
 const BATCH: usize = 512;
@@ -29,8 +29,8 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     let mut backoff = Backoff::for_reconnect();
     let queue = &shared.settle_queue;
     loop {
-        let batch = queue.take(BATCH);
-        let (taken, is_idle) = (batch.len(), batch.is_empty());
+        let (taken, batch) = queue.take(BATCH);
+        let is_idle = batch.is_empty();
         let again = process(&shared, consumer.as_ref(), batch).await;
         let failed = !again.is_empty();
         queue.put_back(taken, again);
@@ -343,18 +343,26 @@ async fn store(shared: &Shared, batch: &mut Vec<Settling>, again: &mut Vec<Settl
     first_error
 }
 
-/// Hands back, unmarked, what has not begun: it is as if it had never been taken.
-pub(crate) fn hand_back(shared: &Shared, tags: Vec<DeliveryTag>) {
-    for tag in tags {
-        let Some(held) = shared.state().remove(tag) else { continue };
-        if held.acknowledged {
-            continue;
-        }
-        shared.settle_queue.push(Settling {
-            task_id: held.task_id(),
-            ..Settling::new(tag, Outcome::Requeue { redelivered: false })
-        });
+/// Hands back everything that JavaScript has not begun; says how much that was. Nothing of it can begin in between, and whoever
+/// finds nothing held any more finds it waiting to be settled.
+pub(crate) fn hand_back_unbegun(shared: &Shared) -> usize {
+    let mut state = shared.state();
+    let unbegun = state.take_unbegun();
+    for (tag, held) in &unbegun {
+        hand_back(shared, *tag, held);
     }
+    unbegun.len()
+}
+
+/// Hands back, unmarked, what is not held any more and has not begun: it is as if it had never been taken.
+pub(crate) fn hand_back(shared: &Shared, tag: DeliveryTag, held: &Held) {
+    if held.acknowledged {
+        return;
+    }
+    shared.settle_queue.push(Settling {
+        task_id: held.task_id(),
+        ..Settling::new(tag, Outcome::Requeue { redelivered: false })
+    });
 }
 
 /// Everything is over: whoever waits for the settle task may go.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use celeriac_broker::sync::lock;
+use celeriac_broker::sync::{listen, lock};
 use celeriac_broker::{DeliveryTag, Outcome, Publication, Queue};
 use celeriac_error::Error;
 use celeriac_result::StoreRequest;
@@ -76,6 +76,19 @@ struct Waiting {
     under_way: usize,
 }
 
+/// So many are being settled, until this is dropped: whoever waits for the end of that must not wait for one that panicked.
+pub(crate) struct Taken<'queue> {
+    queue: &'queue SettleQueue,
+    count: usize,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.queue.waiting().under_way -= self.count;
+        self.queue.progress.notify_waiters();
+    }
+}
+
 /// What waits to be settled.
 #[derive(Default)]
 pub(crate) struct SettleQueue {
@@ -107,12 +120,15 @@ impl SettleQueue {
         }
     }
 
-    /// Nothing will be read any more: what JavaScript says after this comes too late.
+    /// Nothing will be read any more: what JavaScript says after this comes too late, and so does what was not read to its end.
     pub(crate) fn end(&self) {
         let mut waiting = self.waiting();
         waiting.is_ended = true;
         waiting.texts.clear();
+        waiting.reading = 0;
+        drop(waiting);
         self.wake.notify_one();
+        self.progress.notify_waiters();
     }
 
     /// What was given to [`push_text`](Self::push_text), to be answered with [`push_read`](Self::push_read).
@@ -139,22 +155,23 @@ impl SettleQueue {
     }
 
     /// At most so many of those that wait, to be answered with [`put_back`](Self::put_back).
-    pub(crate) fn take(&self, most: usize) -> Vec<Settling> {
+    pub(crate) fn take(&self, most: usize) -> (Taken<'_>, Vec<Settling>) {
         let mut waiting = self.waiting();
         let count = waiting.items.len().min(most);
         waiting.under_way += count;
-        waiting.items.drain(..count).collect()
+        let items = waiting.items.drain(..count).collect();
+        drop(waiting);
+        (Taken { queue: self, count }, items)
     }
 
     /// Takes back what could not be settled of those that were taken, in front of all others.
-    pub(crate) fn put_back(&self, taken: usize, items: Vec<Settling>) {
+    pub(crate) fn put_back(&self, taken: Taken<'_>, items: Vec<Settling>) {
         let mut waiting = self.waiting();
         for item in items.into_iter().rev() {
             waiting.items.push_front(item);
         }
-        waiting.under_way -= taken;
         drop(waiting);
-        self.progress.notify_waiters();
+        drop(taken);
     }
 
     /// Resolves when there may be something to settle.
@@ -182,7 +199,7 @@ impl SettleQueue {
     /// Resolves when nothing waits.
     pub(crate) async fn drained(&self) {
         loop {
-            let progress = self.progress.notified();
+            let progress = listen(&self.progress);
             if self.is_empty() {
                 return;
             }

@@ -247,7 +247,8 @@ impl State {
         true
     }
 
-    /// Whether its body has not begun, and cannot begin from now on.
+    /// Whether its body has not begun, and cannot begin before the caller gives the lock away: it takes the message out by then,
+    /// or gives it another stage.
     pub(crate) fn takes_back(&mut self, tag: DeliveryTag) -> bool {
         let Some(held) = self.held.get_mut(&tag) else { return false };
         match held.stage {
@@ -285,8 +286,9 @@ impl State {
         self.held.insert(tag, held);
     }
 
-    /// Takes out what JavaScript has not begun and the broker still knows: it can go back as if never taken.
-    pub(crate) fn take_unbegun(&mut self) -> Vec<DeliveryTag> {
+    /// Takes out what JavaScript has not begun and the broker still knows: it can go back as if never taken, and cannot begin
+    /// any more.
+    pub(crate) fn take_unbegun(&mut self) -> Vec<(DeliveryTag, Held)> {
         let mut unbegun = self.schedule.drain();
         let is_given = |held: &Held| held.stage == Stage::Given && !held.acknowledged;
         let mut given: Vec<DeliveryTag> =
@@ -304,7 +306,7 @@ impl State {
             }
             keeps
         });
-        unbegun
+        unbegun.into_iter().filter_map(|tag| Some((tag, self.remove(tag)?))).collect()
     }
 
     /// Whether a message must wait until another one has begun, or ended.
@@ -415,5 +417,44 @@ impl Shared {
 
     pub(crate) fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(stage: Stage) -> Held {
+        Held {
+            content: Content::Raw(Bytes::new()),
+            queue: "celery".into(),
+            size: 1,
+            slot: 0,
+            settings: TaskSettings::default(),
+            stage,
+            acknowledged: false,
+            preparation: Preparation::Done,
+            counted: false,
+        }
+    }
+
+    #[test]
+    fn what_was_taken_back_cannot_begin_whether_or_not_javascript_sees_slots() {
+        for sees_slots in [false, true] {
+            let mut state = State::new(Arc::new(Slots::new(4)));
+            state.slots.words()[0].store(i32::from(sees_slots), Ordering::Relaxed);
+            let [given, begun, ready] = [1, 2, 3].map(DeliveryTag);
+            for tag in [given, begun, ready] {
+                state.insert(tag, held(Stage::Ready));
+            }
+            assert_eq!([given, begun].map(|tag| state.give(tag) > 0), [sees_slots; 2]);
+            state.ready.push_back(ready);
+            assert!(state.begin(begun));
+            let taken: Vec<DeliveryTag> = state.take_unbegun().into_iter().map(|(tag, _)| tag).collect();
+            assert_eq!(taken, [given, ready]);
+            assert_eq!([given, begun, ready].map(|tag| state.begin(tag)), [false; 3]);
+            assert_eq!(state.held.keys().collect::<Vec<_>>(), [&begun]);
+            assert_eq!((state.running, state.bytes), (1, 1));
+        }
     }
 }

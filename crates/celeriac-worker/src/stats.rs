@@ -4,7 +4,8 @@ use serde_json::json;
 
 use crate::state::{Shared, Stage};
 
-/// One JSON object: what is held, by stage, and what has happened so far.
+/// One JSON object: what is held, by stage, and what has happened so far. `scheduled`, `ready` and `running` add up to `held`: what
+/// JavaScript has and has not begun is ready.
 pub(crate) fn render(shared: &Shared) -> String {
     let mut state = shared.state();
     state.see_begun();
@@ -12,7 +13,7 @@ pub(crate) fn render(shared: &Shared) -> String {
     json!({
         "held": state.held.len(),
         "scheduled": at_stage(Stage::Scheduled),
-        "ready": at_stage(Stage::Ready),
+        "ready": at_stage(Stage::Ready) + at_stage(Stage::Given),
         "running": at_stage(Stage::Running),
         "received": state.counts.received,
         "settled": state.counts.settled,

@@ -86,10 +86,9 @@ async fn hand_back_unbegun(shared: &Arc<Shared>, consumer: &dyn Consumer) {
     shared.interrupt.notify_waiters();
     // What comes while the worker is suspended is handed back on arrival.
     consume::take(shared, consumer.pause().await);
-    let unbegun = shared.state().take_unbegun();
-    if !unbegun.is_empty() {
-        log::warn!(target: logger::WORKER, "{} tasks that had not begun go back to their queues.", unbegun.len());
-        settle::hand_back(shared, unbegun);
+    let unbegun = settle::hand_back_unbegun(shared);
+    if unbegun > 0 {
+        log::warn!(target: logger::WORKER, "{unbegun} tasks that had not begun go back to their queues.");
     }
 }
 

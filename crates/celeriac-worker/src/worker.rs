@@ -71,9 +71,9 @@ impl Worker {
             return Err(Error::Closed("worker"));
         }
         watchdog::beat(shared);
-        tokio::spawn(outcome_reader::run(Arc::clone(shared)));
+        self.watch("reading outcomes", outcome_reader::run(Arc::clone(shared)));
         for _ in 0..settle::AT_ONCE {
-            tokio::spawn(settle::run(Arc::clone(shared), Arc::clone(&consumer)));
+            self.watch("settling", settle::run(Arc::clone(shared), Arc::clone(&consumer)));
         }
         tokio::spawn(consume::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(intake::run_schedule(Arc::clone(shared)));
@@ -81,6 +81,25 @@ impl Worker {
         tokio::spawn(lost::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(watchdog::run(Arc::clone(shared), consumer));
         Ok(())
+    }
+
+    /// Runs what no worker goes on without: where it panics, the worker ends as by [`close`](Self::close), and whoever waits for it
+    /// is told.
+    fn watch(&self, part: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let (worker, work) = (self.clone(), tokio::spawn(work));
+        tokio::spawn(async move {
+            let Err(error) = work.await else { return };
+            if !error.is_panic() {
+                // The runtime ends.
+                return;
+            }
+            log::error!(
+                target: logger::WORKER,
+                "The worker ends, because {part} failed: {error}. What it holds goes back to its queues, and is run again.",
+            );
+            // Why handing back failed is of no use without the worker; the leases bring it back.
+            let _ = worker.close().await;
+        });
     }
 
     /// Resolves when [`collect`](Self::collect) has something to give; `false` once stopped and everything that
@@ -151,8 +170,7 @@ impl Worker {
         if let Some(consumer) = shared.consumer.get() {
             consumer.stop().await;
         }
-        let unbegun = shared.state().take_unbegun();
-        settle::hand_back(shared, unbegun);
+        settle::hand_back_unbegun(shared);
         shared.deliverable.notify_one();
     }
 

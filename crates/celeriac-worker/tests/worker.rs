@@ -4,15 +4,11 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use celeriac_broker::publisher::RetryPolicy;
-use celeriac_broker::route::Route;
 use celeriac_broker::{ExchangeType, Publication};
 use celeriac_protocol::Message;
-use celeriac_protocol::task::TaskTemplate;
 use celeriac_worker::{TaskSettings, Worker};
 use serde_json::Value;
 use support::{Bench, PATIENCE, SUCCESS, next, outcome};
@@ -198,6 +194,33 @@ async fn stopping_hands_back_what_has_not_begun_and_waits_for_the_rest() {
     assert!(!timeout(PATIENCE, over).await.unwrap().unwrap());
     worker.close().await.unwrap();
     assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 9);
+}
+
+#[tokio::test]
+async fn what_is_held_is_scheduled_ready_or_running() {
+    let bench = Bench::new();
+    for id in ["runs", "given", "waits"] {
+        bench.send(id, None).await;
+    }
+    bench.send("later", Some(r#"{"eta": "2100-01-01T00:00:00+00:00"}"#)).await;
+    let worker = bench.worker(|options| options.concurrency = 2).await;
+    let stats = || -> [u64; 4] {
+        let stats: Value = serde_json::from_str(&worker.stats()).unwrap();
+        ["held", "scheduled", "ready", "running"].map(|name| stats[name].as_u64().unwrap())
+    };
+    let all_are_held = async {
+        while stats()[0] < 4 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, all_are_held).await.expect("all are held in time");
+    assert_eq!(stats(), [4, 1, 3, 0]);
+    assert!(timeout(PATIENCE, worker.wait()).await.unwrap());
+    let given: Vec<(u64, usize)> = slots_of(&worker.collect());
+    assert_eq!((given.len(), stats()), (2, [4, 1, 3, 0]), "what is given has not begun");
+    assert!(worker.begin(given[0].0));
+    assert_eq!(stats(), [4, 1, 2, 1]);
+    worker.close().await.unwrap();
 }
 
 /// Where a task's `slot` stands in a line of a batch: tag and slot of each task.
@@ -440,32 +463,30 @@ async fn an_outcome_that_cannot_be_read_fails_its_own_task_and_no_other() {
 }
 
 #[tokio::test]
+async fn an_outcome_of_what_was_not_given_out_keeps_no_message() {
+    let bench = Bench::new();
+    let worker = bench.worker(|_| {}).await;
+    bench.send("far", Some(r#"{"eta": "2100-01-01T00:00:00+00:00"}"#)).await;
+    let number = |name: &'static str| {
+        let stats: Value = serde_json::from_str(&worker.stats()).unwrap();
+        stats[name].as_u64().unwrap()
+    };
+    let until = async |name, wanted| {
+        while number(name) != wanted {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, until("scheduled", 1)).await.expect("it waits for its time");
+    worker.settle(format!("[1,{SUCCESS}]"));
+    timeout(PATIENCE, until("received", 2)).await.expect("it goes back, and comes again");
+    timeout(PATIENCE, until("held", 1)).await.expect("and waits again");
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn a_retry_that_no_queue_would_get_is_a_failure_and_holds_up_no_other_task() {
     let bench = Bench::new();
-    let nowhere = bench.producer.add_route(Route {
-        template: TaskTemplate {
-            task: "tasks.add".into(),
-            origin: "gen1@test".into(),
-            lang: "js".into(),
-            reply_to: None,
-            ignore_result: None,
-            time_limit: (None, None),
-            delivery_mode: 2,
-            priority: 0,
-            repr_max_levels: Some(3),
-        },
-        exchange: "nowhere".into(),
-        exchange_type: ExchangeType::Direct,
-        routing_key: "nobody".into(),
-        queue: None,
-        policy: Arc::new(RetryPolicy {
-            retry: false,
-            max_retries: None,
-            interval_start: Duration::ZERO,
-            interval_step: Duration::ZERO,
-            interval_max: Duration::ZERO,
-        }),
-    });
     let worker = bench.worker(|_| {}).await;
     bench.send("lost", None).await;
     bench.send("fine", None).await;
@@ -473,7 +494,7 @@ async fn a_retry_that_no_queue_would_get_is_a_failure_and_holds_up_no_other_task
     while items.len() < 2 {
         items.extend(next(&worker).await);
     }
-    let retry = format!(r#"0,"RETRY",null,null,[],[[{nowhere},"lost",[2,3],{{}},{{"retries": 1}}]]"#);
+    let retry = bench.retry_to_nobody("lost");
     worker.settle(format!("{}\n{}", outcome(&items[0], &retry), outcome(&items[1], SUCCESS)));
     assert_eq!(bench.ready("fine").await.status, "SUCCESS");
     let meta = bench.ready("lost").await;

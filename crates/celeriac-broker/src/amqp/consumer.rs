@@ -18,6 +18,7 @@ use super::publish::Lane;
 use super::settle;
 use super::topology::Topology;
 use crate::fault_point;
+use crate::sync::listen;
 use crate::transport::{ConsumeOptions, Consumer, Delivery, DeliveryTag, Queue, Settled, Settlement};
 
 /// The prefetch of each queue where the consumer has no limit.
@@ -76,10 +77,7 @@ impl Consumer for AmqpConsumer {
     async fn receive(&self, max: usize) -> Result<Vec<Delivery>> {
         let core = &self.core;
         loop {
-            let arrived = core.arrived.notified();
-            tokio::pin!(arrived);
-            // Before looking, so that nothing comes between looking and waiting.
-            arrived.as_mut().enable();
+            let arrived = listen(&core.arrived);
             let need = match core.take(max) {
                 None => return Ok(Vec::new()),
                 Some(Ok((deliveries, is_overdue))) => {
@@ -129,9 +127,7 @@ impl Consumer for AmqpConsumer {
 
     async fn lost(&self) -> Vec<DeliveryTag> {
         loop {
-            let told = self.core.told.notified();
-            tokio::pin!(told);
-            told.as_mut().enable();
+            let told = listen(&self.core.told);
             {
                 let mut state = lock(&self.core.state);
                 if std::mem::take(&mut state.looked) || !state.lost.is_empty() {

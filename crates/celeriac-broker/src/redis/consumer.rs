@@ -18,6 +18,7 @@ use super::settings::QueueOrder;
 use super::{begin, lease, listener, restore, settle, unanswered, waiting};
 use crate::fault_point;
 use crate::moment::Moment;
+use crate::sync::listen;
 use crate::transport::{Consumer, Delivery, DeliveryTag, Outcome, Queue, Settled, Settlement};
 
 /// The most messages of one call of the claiming script: the server does nothing else meanwhile.
@@ -252,9 +253,7 @@ impl Consumer for RedisConsumer {
         let mut looks = slots <= 0;
         let mut stage = core.stage.subscribe();
         loop {
-            let arrived = core.arrived.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
+            let arrived = listen(&core.arrived);
             if *stage.borrow_and_update() != Stage::Running {
                 return Ok(Vec::new());
             }
@@ -278,7 +277,7 @@ impl Consumer for RedisConsumer {
                 continue;
             }
             tokio::select! {
-                () = &mut arrived => {}
+                () = arrived => {}
                 _ = stage.changed() => {}
             }
         }

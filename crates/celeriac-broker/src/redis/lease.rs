@@ -12,6 +12,7 @@ use super::core::{Core, Held, call_number, lock};
 use super::scripts::RENEW;
 use crate::fault_point;
 use crate::moment::Moment;
+use crate::sync::listen;
 use crate::transport::DeliveryTag;
 
 /// The most tags of one script.
@@ -83,10 +84,7 @@ pub(super) fn is_renewed(core: &Core) -> bool {
 /// What others have taken, once there is something to say.
 pub(super) async fn lost(core: &Core) -> Vec<DeliveryTag> {
     loop {
-        let told = core.leases.told.notified();
-        tokio::pin!(told);
-        // Before looking, so that nothing comes between looking and waiting.
-        told.as_mut().enable();
+        let told = listen(&core.leases.told);
         {
             let mut state = lock(&core.leases.state);
             if std::mem::take(&mut state.looked) || !state.lost.is_empty() {

@@ -1,7 +1,7 @@
 //! Which lists and channels a message goes to, and the bindings that say so.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use celeriac_error::{Error, Result};
@@ -9,6 +9,7 @@ use celeriac_error::{Error, Result};
 use super::link::{Link, explain};
 use super::scripts::{BIND, BIND_LASTING};
 use super::settings::Settings;
+use crate::sync::lock;
 use crate::transport::{ExchangeType, Publication, Queue};
 use crate::virtual_exchange::queues_for;
 
@@ -57,7 +58,7 @@ impl Router {
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// How long the lists of a queue live without use, in milliseconds, when it was declared so here.

@@ -1,7 +1,7 @@
 //! Takes messages for one consumer and keeps account of what it holds.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use super::session::{Claimed, Held, Outgoing, Session};
 use super::{outgoing, unroutable};
 use crate::fault_point;
 use crate::moment::Moment;
+use crate::sync::{listen, lock};
 use crate::transport::{
     ConsumeOptions, Consumer, Delivery, DeliveryTag, Outcome, Publication, Queue, Settled, Settlement,
 };
@@ -82,7 +83,7 @@ impl ConsumerState {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -159,7 +160,7 @@ impl ConsumerState {
 
     /// Whether what is held is certainly still its own.
     pub(super) fn leases_stand(&self) -> bool {
-        self.last_renewed.lock().unwrap_or_else(PoisonError::into_inner).age() < self.renewal.lease
+        lock(&self.last_renewed).age() < self.renewal.lease
     }
 
     /// Says that it lives. Whoever was taken for dead goes on under a new name.
@@ -190,7 +191,7 @@ impl ConsumerState {
         }
         inner.looked |= ran_out;
         // Only now: what is gone is not taken for held by whoever asks in between.
-        *self.last_renewed.lock().unwrap_or_else(PoisonError::into_inner) = *sent;
+        *lock(&self.last_renewed) = *sent;
         drop(inner);
         self.told.notify_waiters();
     }
@@ -317,10 +318,7 @@ impl SqliteConsumer {
 impl Consumer for SqliteConsumer {
     async fn receive(&self, max: usize) -> Result<Vec<Delivery>> {
         loop {
-            let changed = self.state.changed.notified();
-            tokio::pin!(changed);
-            // Before looking, so that nothing comes between looking and waiting.
-            changed.as_mut().enable();
+            let changed = listen(&self.state.changed);
             let ask = {
                 let mut inner = self.state.lock();
                 if inner.stopped {
@@ -478,9 +476,7 @@ impl Consumer for SqliteConsumer {
 
     async fn lost(&self) -> Vec<DeliveryTag> {
         loop {
-            let told = self.state.told.notified();
-            tokio::pin!(told);
-            told.as_mut().enable();
+            let told = listen(&self.state.told);
             {
                 let mut inner = self.state.lock();
                 if std::mem::take(&mut inner.looked) || !inner.lost.is_empty() {

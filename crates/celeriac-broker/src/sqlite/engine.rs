@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use celeriac_error::{Error, Result};
@@ -13,6 +13,7 @@ use super::location::Location;
 use super::session::Session;
 use super::subscription::Listener;
 use super::thread::Thread;
+use crate::sync::lock;
 
 /// One piece of work on the tables. It may run again after a rollback, so it must not change anything else.
 pub(super) trait Job: Send {
@@ -97,7 +98,7 @@ impl Engine {
         if self.closed.load(Ordering::Acquire) {
             return Err(closed());
         }
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = lock(&self.sender);
         sender.send(request).map_err(|_| closed())
     }
 
@@ -152,7 +153,7 @@ impl Engine {
     pub(super) async fn close(&self) {
         let (reply, answer) = oneshot::channel();
         if !self.closed.swap(true, Ordering::AcqRel) {
-            let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let sender = lock(&self.sender).clone();
             if sender.send(Request::Shutdown(Some(reply))).is_ok() {
                 let _ = answer.await;
             }
@@ -162,7 +163,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = lock(&self.sender);
         let _ = sender.send(Request::Shutdown(None));
     }
 }
@@ -183,12 +184,12 @@ impl Renewal {
     }
 
     pub(super) fn due(&self) -> Instant {
-        *self.due.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.due)
     }
 
     /// Sooner when it failed.
     pub(super) fn done(&self, now: Instant, succeeded: bool) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = lock(&self.due);
         if *due <= now {
             let third = self.lease / 3;
             *due = now + if succeeded { third } else { third.min(RETRY) };

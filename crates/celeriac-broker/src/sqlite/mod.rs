@@ -16,7 +16,7 @@ mod thread;
 mod watch;
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use self::session::Outgoing;
 use self::subscription::{Listener, SqliteSubscription};
 use crate::dead::DeadLetter;
 use crate::registry::TransportOptions;
+use crate::sync::lock;
 use crate::transport::{
     ConsumeOptions, Consumer, Exchange, Features, Publication, Queue, SHORTEST_LEASE, Subscription, Transport,
 };
@@ -144,7 +145,7 @@ impl Transport for SqliteTransport {
         let holder = self.engine.write(move |session| session.add_holder(&node, lease)).await?;
         let state = Arc::new(ConsumerState::new(holder, &options));
         self.engine.send(Request::Renew(Arc::clone(&state)))?;
-        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut consumers = lock(&self.consumers);
         consumers.retain(|consumer| consumer.strong_count() > 0);
         consumers.push(Arc::downgrade(&state));
         Ok(Arc::new(SqliteConsumer { engine: Arc::clone(&self.engine), state }))
@@ -232,7 +233,7 @@ impl Transport for SqliteTransport {
 
     async fn close(&self) {
         let consumers: Vec<_> = {
-            let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+            let consumers = lock(&self.consumers);
             consumers.iter().filter_map(Weak::upgrade).collect()
         };
         for consumer in consumers {

@@ -1,6 +1,6 @@
 //! Listens to an exchange: remote control and events.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::engine::{Engine, Renewal};
 use super::session::{Heard, Session};
+use crate::sync::lock;
 use crate::transport::{Exchange, ExchangeType, Subscription};
 use crate::virtual_exchange::binds;
 
@@ -58,7 +59,7 @@ impl Listener {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     pub(super) fn has_ended(&self) -> bool {

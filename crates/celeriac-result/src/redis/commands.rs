@@ -1,6 +1,6 @@
 //! The one connection that carries the commands of a store: opened on use, replaced when it is lost.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
@@ -9,6 +9,7 @@ use ::redis::{
 };
 use celeriac_broker::redis_silence::Silence;
 use celeriac_broker::redis_url::{RedisRole, RedisUrl};
+use celeriac_broker::sync::lock;
 use celeriac_error::{Error, Result};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -223,7 +224,7 @@ impl Commands {
 
     /// Lets go of the connection; the next command opens another. What is being run on it still comes to its end.
     pub(super) fn let_go(&self) {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).connecting = None;
+        lock(&self.current).connecting = None;
     }
 
     fn error(&self, error: &RedisError) -> Error {
@@ -232,7 +233,7 @@ impl Commands {
 
     async fn connect(&self) -> RedisResult<Connected> {
         let (connecting, generation) = {
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut current = lock(&self.current);
             if current.connecting.is_none() {
                 current.generation += 1;
             }
@@ -266,7 +267,7 @@ impl Commands {
     }
 
     fn discard(&self, generation: u64) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current);
         if current.generation == generation {
             current.connecting = None;
         }

@@ -6,7 +6,7 @@ mod commands;
 mod listener;
 mod options;
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use ::redis::{Script, Value};
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use celeriac_broker::InlineStore;
 use celeriac_broker::redis_result::{STORE_RESULT, lifetime_ms};
 use celeriac_broker::redis_url::RedisUrl;
+use celeriac_broker::sync::lock;
 use celeriac_error::{Error, Result};
 use celeriac_protocol::{TaskMeta, result_meta};
 use tokio::task::JoinHandle;
@@ -239,7 +240,7 @@ impl RedisStore {
 
     /// Starts the listener with the first wait, when a runtime is there to run it.
     fn listen(&self) {
-        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listening = lock(&self.listening);
         if matches!(*listening, Listening::NotYet(_))
             && let Listening::NotYet(listener) = std::mem::replace(&mut *listening, Listening::Ended)
         {
@@ -248,7 +249,7 @@ impl RedisStore {
     }
 
     fn end_listening(&self) {
-        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listening = lock(&self.listening);
         if let Listening::Running(task) = std::mem::replace(&mut *listening, Listening::Ended) {
             task.abort();
         }

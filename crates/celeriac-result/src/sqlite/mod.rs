@@ -12,10 +12,11 @@ mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use celeriac_broker::sync::lock;
 use celeriac_error::{Error, Result};
 use celeriac_protocol::TaskMeta;
 use jiff::{SignedDuration, Timestamp};
@@ -123,7 +124,7 @@ impl SqliteStore {
     }
 
     fn send(&self, job: Job) -> Result<()> {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = lock(&self.sender);
         sender.send(job).map_err(|_| Error::Closed(WHAT))
     }
 }

@@ -35,6 +35,34 @@ pub(crate) fn queue() -> Queue {
     Queue { name: "celery".to_owned(), durable: true, ..Queue::default() }
 }
 
+/// A route for `tasks.add` to an exchange with a routing key; without a queue nothing is declared for it.
+fn add_route(producer: &Producer, (exchange, key): (&str, &str), queue: Option<Arc<Queue>>) -> u32 {
+    producer.add_route(Route {
+        template: TaskTemplate {
+            task: "tasks.add".into(),
+            origin: "gen1@test".into(),
+            lang: "js".into(),
+            reply_to: None,
+            ignore_result: None,
+            time_limit: (None, None),
+            delivery_mode: 2,
+            priority: 0,
+            repr_max_levels: Some(3),
+        },
+        exchange: exchange.into(),
+        exchange_type: ExchangeType::Direct,
+        routing_key: key.into(),
+        queue,
+        policy: Arc::new(RetryPolicy {
+            retry: true,
+            max_retries: None,
+            interval_start: Duration::ZERO,
+            interval_step: Duration::ZERO,
+            interval_max: Duration::ZERO,
+        }),
+    })
+}
+
 impl Bench {
     pub(crate) fn new() -> Self {
         Self::on(&format!("memory://{}", uuid::Uuid::new_v4()))
@@ -54,31 +82,14 @@ impl Bench {
             |_| {},
         );
         let producer = Arc::new(Producer::new(publisher));
-        let route = producer.add_route(Route {
-            template: TaskTemplate {
-                task: "tasks.add".into(),
-                origin: "gen1@test".into(),
-                lang: "js".into(),
-                reply_to: None,
-                ignore_result: None,
-                time_limit: (None, None),
-                delivery_mode: 2,
-                priority: 0,
-                repr_max_levels: Some(3),
-            },
-            exchange: "".into(),
-            exchange_type: ExchangeType::Direct,
-            routing_key: "celery".into(),
-            queue: Some(Arc::new(queue())),
-            policy: Arc::new(RetryPolicy {
-                retry: true,
-                max_retries: None,
-                interval_start: Duration::ZERO,
-                interval_step: Duration::ZERO,
-                interval_max: Duration::ZERO,
-            }),
-        });
+        let route = add_route(&producer, ("", "celery"), Some(Arc::new(queue())));
         Self { transport, store, producer, declarations, route }
+    }
+
+    /// A retry of a task, as JavaScript settles it, by a route that leads to no queue.
+    pub(crate) fn retry_to_nobody(&self, id: &str) -> String {
+        let nowhere = add_route(&self.producer, ("nowhere", "nobody"), None);
+        format!(r#"0,"RETRY",null,null,[],[[{nowhere},"{id}",[2,3],{{}},{{"retries": 1}}]]"#)
     }
 
     pub(crate) async fn send(&self, id: &str, options: Option<&str>) {
