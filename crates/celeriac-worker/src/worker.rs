@@ -75,7 +75,7 @@ impl Worker {
         for _ in 0..settle::AT_ONCE {
             self.watch("settling", settle::run(Arc::clone(shared), Arc::clone(&consumer)));
         }
-        tokio::spawn(consume::run(Arc::clone(shared), Arc::clone(&consumer)));
+        self.watch("claiming", consume::run(Arc::clone(shared), Arc::clone(&consumer)));
         tokio::spawn(intake::run_schedule(Arc::clone(shared)));
         tokio::spawn(dead_watch::run(Arc::clone(shared)));
         tokio::spawn(lost::run(Arc::clone(shared), Arc::clone(&consumer)));
