@@ -66,6 +66,46 @@ describe('what the core is told', () => {
     await told.close()
   })
 
+  test('how RabbitMQ is reached, and how results come by it', async () => {
+    const settings = {
+      broker: ['amqp://writes', 'amqp://writes-too'],
+      brokerReadUrl: 'amqp://reads',
+      brokerHeartbeat: 7,
+      brokerLoginMethod: 'AMQPLAIN',
+      brokerFailoverStrategy: 'shuffle',
+      backend: 'rpc://',
+      resultExpires: 60,
+      resultPersistent: true,
+    } as const
+    const told = new Celery(settings)
+    await told.sendTask('t')
+    const { url, transportOptions } = FakeBroker.last.options
+    expect(url).toBe('amqp://writes;amqp://writes-too')
+    const options = {
+      default_heartbeat: 7,
+      login_method: 'AMQPLAIN',
+      failover_strategy: 'shuffle',
+      read_url: 'amqp://reads',
+    }
+    expect(JSON.parse(transportOptions)).toEqual(options)
+    expect(FakeResults.last.options.url).toBe('rpc://')
+    expect(JSON.parse(FakeResults.last.options.options)).toEqual({
+      broker: url,
+      broker_options: options,
+      reply_to: told.oid,
+      expires: 60,
+      persistent: true,
+    })
+    await told.close()
+  })
+
+  test('nothing of RabbitMQ where the broker is another one', async () => {
+    const told = new Celery({ broker: 'redis://host', brokerHeartbeat: 7, brokerLoginMethod: 'AMQPLAIN' })
+    await told.sendTask('t')
+    expect(JSON.parse(FakeBroker.last.options.transportOptions)).toEqual({})
+    await told.close()
+  })
+
   test('where results are, and how to get there', async () => {
     app.conf.update({
       resultBackendTransportOptions: { globalKeyprefix: 'p' },

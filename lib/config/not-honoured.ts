@@ -11,10 +11,11 @@ const CLASSES = 'it names a Python class'
 const DAEMON = 'detaching from the terminal is not built yet'
 const CHORDS = 'chords are not built yet'
 const COMPRESSION = 'compression is not built yet'
-const CORE = 'the native core has one connection that it keeps alive itself'
+const CORE = 'the native core opens the connections that it needs, and opens a lost one again, itself'
 const HARD_LIMIT = 'it is sent along, but only a pool of processes can kill a task, and there is none yet'
 const RATE_LIMITS = 'rate limits are not built yet'
 const WORKER_LOST = 'a lost task is given out again, and counted by maxDeliveries'
+const RPC_EXCHANGE = 'results of rpc:// go to the default exchange, whatever it says, as in Celery'
 const UNREAD = 'Celery itself declares it and never reads it'
 
 /**
@@ -113,9 +114,10 @@ export const notHonoured: { readonly [K in SettingName]?: string } = {
   workerUmask: DAEMON,
   workerExecutable: DAEMON,
 
-  resultCacheMax: 'clients remember no results',
-  resultExchange: STORES,
-  resultExchangeType: STORES,
+  resultCacheMax:
+    'clients remember no results but those of rpc://, and of these 64 MiB, however many they are',
+  resultExchange: RPC_EXCHANGE,
+  resultExchangeType: RPC_EXCHANGE,
   resultSerializer: 'results are stored as JSON only yet',
   resultChordExpires: CHORDS,
   resultChordRetryInterval: CHORDS,

@@ -139,6 +139,10 @@ export class FakeResults {
     return FakeResults.opened.at(-1) as FakeResults
   }
 
+  connect(): Promise<void> {
+    return Promise.resolve()
+  }
+
   /** Puts a document there, as a worker does. */
   put(taskId: string, status: string, result: unknown, more: Record<string, unknown> = {}): void {
     this.documents.set(taskId, { task_id: taskId, status, result, traceback: null, children: [], ...more })
