@@ -1,6 +1,8 @@
+import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { Worker } from 'node:worker_threads'
 import { Celery } from 'celeriac'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest'
 
@@ -157,4 +159,33 @@ console.log('sent')
   const { code, stdout } = await within(30, 'the end of the process', node(file).finished)
   expect({ code, stdout }).toEqual({ code: 0, stdout: 'sent\n' })
   expect(await sent()).toEqual(numbers(201))
+})
+
+test('their connections go with the thread that is ended without closing its app', async () => {
+  const file = join(temporaryFolder(), 'thread.mjs')
+  const api = pathToFileURL(join(import.meta.dirname, '..', '..', 'dist', 'index.js')).href
+  const own = await startRedis()
+  writeFileSync(
+    file,
+    `import { parentPort } from 'node:worker_threads'
+import { Celery } from '${api}'
+const app = new Celery('t', { broker: '${own.url}' })
+const add = app.task({ name: 'add' }, (x) => x)
+for (let index = 0; index < 50; index++) await add.delay(index)
+parentPort.postMessage('sent')
+setInterval(() => {}, 1000)
+`,
+  )
+  const connections = async (): Promise<number> => {
+    const clients = (await own.command('CLIENT', 'LIST')).split('\n')
+    // But for the one that asks.
+    return clients.filter((client) => !client.includes('cmd=client')).length
+  }
+  const thread = new Worker(file)
+  await within(30, 'the calls of the thread', once(thread, 'message'))
+  expect(await connections()).toBeGreaterThan(0)
+  await thread.terminate()
+  await until(30, 'the end of its connections', async () => (await connections()) === 0)
+  expect(await own.command('LLEN', 'celery')).toBe('50')
+  await own.stop()
 })

@@ -38,11 +38,10 @@ fn start(role: &str, url: &str) -> (Process, impl Iterator<Item = String> + use<
     // Cargo builds the examples beside the tests, unless it is told to build one test only.
     let program = std::env::current_exe().unwrap();
     let program = program.parent().unwrap().parent().unwrap().join("examples/queue_process");
-    let mut child = leashed(program)
-        .args([role, url])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("examples/queue_process is there: run `cargo build --examples` once");
+    let program = program.with_extension(std::env::consts::EXE_EXTENSION);
+    // Whatever leashes it starts without it, too.
+    assert!(program.exists(), "{} is not there: run `cargo build --examples` once", program.display());
+    let mut child = leashed(program).args([role, url]).stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
     (Process(child), lines.filter_map(|line| line.split_once("took ").map(|(_, body)| body.to_owned())))
 }

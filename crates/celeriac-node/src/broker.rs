@@ -480,6 +480,17 @@ impl NativeBroker {
     }
 }
 
+/// The environment has ended, or JavaScript has let go of it without closing it: what it was given is still sent, and the
+/// connections of the sender go. Workers on the same transport keep theirs.
+impl Drop for NativeBroker {
+    fn drop(&mut self) {
+        let producer = Arc::clone(&self.producer);
+        if let Ok(sending) = runtime::sending() {
+            sending.spawn(async move { producer.close().await });
+        }
+    }
+}
+
 /// The inside of a JSON object, without its braces.
 fn inside(text: &str) -> Result<String> {
     let text = text.trim();
