@@ -49,6 +49,8 @@ const log = getLogger('celery.worker')
 const HEARTBEAT_MS = 1000
 /** What aborts the tasks that run when a worker is ended by force. */
 const ENDED = 'the worker is shutting down'
+/** What {@link Worker.finished} rejects with when the core has ended by itself. */
+const CANNOT_GO_ON = 'the worker ended although nobody ended it: the line that its log has about this says why'
 /** How long an ending by force waits for the broker, in milliseconds. */
 const CLOSE_DEADLINE_MS = 5000
 
@@ -220,7 +222,10 @@ export class Worker {
     const take = (item: Item): void => this.#dispatch(worker, gate, item)
     for (;;) {
       const batch = await callAsync('worker.next', () => worker.next())
-      if (batch === null) return
+      if (batch === null) {
+        if (!this.#isEnding) throw new CeleriacError('ERR_CELERIAC_INTERNAL', CANNOT_GO_ON)
+        return
+      }
       gate.renew()
       readBatch(batch, take)
     }

@@ -97,6 +97,13 @@ class FakeNativeWorker {
     return Promise.resolve()
   }
 
+  /** The core ends although nobody asked for it. */
+  endByItself(): void {
+    this.#stopped = true
+    this.#outstanding = 0
+    this.#wake.resolve()
+  }
+
   close(): Promise<void> {
     this.calls.push('close')
     return Promise.resolve()
@@ -122,6 +129,16 @@ function newWorker(options: ConstructorParameters<typeof Worker>[1] = {}): Worke
     return core as unknown as NativeWorker
   })
 }
+
+test('a core that ends by itself is a failure of its worker', async () => {
+  const worker = newWorker()
+  await worker.start()
+  const finished = expect(worker.finished()).rejects.toMatchObject({ code: 'ERR_CELERIAC_INTERNAL' })
+  core.endByItself()
+  await finished
+  await worker.terminate()
+  expect(core.calls).toContain('close')
+})
 
 describe('what the core is told', () => {
   test('100 tasks at once, four times as many held, the default queue', async () => {

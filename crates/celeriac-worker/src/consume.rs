@@ -1,11 +1,12 @@
 //! Takes messages from the broker as long as there is room for them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use celeriac_broker::sync::listen;
 use celeriac_broker::{Consumer, Delivery, fault_point};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 
 use crate::connect::Backoff;
 use crate::logger;
@@ -21,22 +22,21 @@ const UNLIMITED: usize = 65_535;
 /// The bytes of held messages beyond which no more are taken, whatever the prefetch allows.
 const MOST_BYTES: usize = 256 << 20;
 
-/// Runs until the worker stops.
-pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
+/// Gives what comes to [`read`]; runs until the worker stops.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    consumer: Arc<dyn Consumer>,
+    arrivals: mpsc::Sender<Vec<Delivery>>,
+) {
     let mut backoff = Backoff::for_reconnect();
-    let mut taking = Taking::default();
     while !shared.is_stopping() {
-        if shared.options.eta_task_limit.is_some() {
-            // Only then it is known how many of them wait for their time.
-            taking.end().await;
-        }
-        let room = room(&shared).saturating_sub(taking.count());
+        let room = room(&shared);
         if room == 0 {
             shared.capacity.notified().await;
             continue;
         }
         let interrupted = shared.interrupt.notified();
-        let slots = slots(&shared) - taking.count() as isize;
+        let slots = slots(&shared);
         let received = tokio::select! {
             received = consumer.receive_share(room.min(BATCH), slots) => received,
             () = another_look(&shared, slots), if slots <= 0 => continue,
@@ -61,7 +61,11 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
                     log::info!(target: logger::CONSUMER, "Connected to {} again.", shared.transport.url());
                     backoff.reset();
                 }
-                taking.next(&shared, deliveries).await;
+                shared.coming.fetch_add(deliveries.len(), Ordering::AcqRel);
+                if arrivals.send(deliveries).await.is_err() {
+                    // Nobody reads any more: the worker is ending, and closing it gives them back.
+                    return;
+                }
             }
             Err(_) if shared.is_stopping() => break,
             Err(error) => {
@@ -80,42 +84,17 @@ pub(crate) async fn run(shared: Arc<Shared>, consumer: Arc<dyn Consumer>) {
     }
 }
 
-/// What has come is read while the broker is asked for more: each of the two takes about as long as the other.
-#[derive(Default)]
-struct Taking {
-    /// Those that are not in their place yet.
-    left: Arc<AtomicUsize>,
-    task: Option<JoinHandle<()>>,
-}
-
-impl Taking {
-    fn count(&self) -> usize {
-        self.left.load(Ordering::Acquire)
-    }
-
-    /// Begins with the next ones when those before are in their places, so that all keep their order.
-    async fn next(&mut self, shared: &Arc<Shared>, deliveries: Vec<Delivery>) {
-        self.end().await;
-        self.left.store(deliveries.len(), Ordering::Release);
-        let (shared, left) = (Arc::clone(shared), Arc::clone(&self.left));
-        self.task = Some(tokio::spawn(async move {
-            for delivery in deliveries {
-                crate::intake::take(&shared, delivery);
-                left.fetch_sub(1, Ordering::AcqRel);
-            }
-            shared.deliverable.notify_one();
-            // What waits for its time takes no room any more.
-            shared.capacity.notify_one();
-        }));
-    }
-
-    async fn end(&mut self) {
-        if let Some(task) = self.task.take()
-            && let Err(error) = task.await
-            && let Ok(panic) = error.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
+/// What has come is read while the broker is asked for more: each of the two takes about as long as the other. One batch waits
+/// at most, and all keep their order. Ends when nothing comes any more.
+pub(crate) async fn read(shared: Arc<Shared>, mut arrivals: mpsc::Receiver<Vec<Delivery>>) {
+    while let Some(deliveries) = arrivals.recv().await {
+        for delivery in deliveries {
+            crate::intake::take(&shared, delivery);
+            shared.coming.fetch_sub(1, Ordering::AcqRel);
         }
+        shared.deliverable.notify_one();
+        // What waits for its time takes no room any more.
+        shared.capacity.notify_one();
     }
 }
 
@@ -124,8 +103,14 @@ fn room(shared: &Shared) -> usize {
     if shared.is_suspended() {
         return 0;
     }
+    // Before what is held: what gets into its place in between is counted twice then, and not left out.
+    let coming = shared.coming();
     let state = shared.state();
     if state.bytes > MOST_BYTES {
+        return 0;
+    }
+    if shared.options.eta_task_limit.is_some() && coming > 0 {
+        // When they are in their places it is known how many of them wait for their time.
         return 0;
     }
     if shared.options.eta_task_limit.is_some_and(|limit| state.schedule.len() >= limit) {
@@ -133,7 +118,7 @@ fn room(shared: &Shared) -> usize {
     }
     let limit = if shared.options.prefetch == 0 { UNLIMITED } else { shared.options.prefetch };
     // What is not settled yet is held too: while results cannot be stored, nothing more is taken.
-    limit.saturating_sub(state.prefetched() + shared.settle_queue.len())
+    limit.saturating_sub(coming + state.prefetched() + shared.settle_queue.len())
 }
 
 /// Resolves when it is worth while to look again after a look without a free slot, of which there were `before`.
@@ -154,8 +139,9 @@ fn is_worth_a_look(before: isize, slots: isize, concurrency: usize) -> bool {
 
 /// How many more messages could begin now; below zero, so many wait for a slot.
 fn slots(shared: &Shared) -> isize {
+    let coming = shared.coming();
     let state = shared.state();
-    shared.options.concurrency as isize - (state.running + state.ready.len()) as isize
+    shared.options.concurrency as isize - (coming + state.running + state.ready.len()) as isize
 }
 
 pub(crate) fn take(shared: &Arc<Shared>, deliveries: Vec<Delivery>) {
@@ -170,9 +156,7 @@ pub(crate) fn take(shared: &Arc<Shared>, deliveries: Vec<Delivery>) {
 
 /// Waits `pause`, but not longer than the worker runs.
 pub(crate) async fn stop_or(shared: &Shared, pause: Duration) {
-    let stopped = shared.stopped.notified();
-    tokio::pin!(stopped);
-    stopped.as_mut().enable();
+    let stopped = listen(&shared.stopped);
     if shared.is_stopping() {
         return;
     }

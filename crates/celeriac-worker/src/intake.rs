@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use celeriac_broker::sync::listen;
 use celeriac_broker::{Delivery, DeliveryTag, Outcome};
 use celeriac_error::Error;
 use celeriac_protocol::task::TaskRequest;
@@ -24,32 +25,48 @@ use crate::state::{Content, Held, Preparation, Shared, Stage, State, Task};
 
 /// Sorts one delivery into its place. The caller tells JavaScript.
 pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
+    let tag = delivery.tag;
     {
         let mut state = shared.state();
         state.counts.received += 1;
-        state.last_taken = Some(delivery.tag);
-        if state.lost_untaken.remove(&delivery.tag) {
+        state.last_taken = state.last_taken.max(Some(tag));
+        if state.lost_untaken.remove(&tag) {
             state.counts.lost += 1;
             return;
         }
+        state.sorting.push(tag);
     }
+    if !sort(shared, delivery) {
+        // Should it be lost, settling it says so.
+        shared.state().is_lost_while_sorted(tag);
+    }
+}
+
+/// Whether it came to [`admit`].
+fn sort(shared: &Arc<Shared>, delivery: Delivery) -> bool {
     let request = delivery.message.and_then(|message| {
         TaskRequest::decode(&message, &shared.options.accept_content).map(|task| (task, message))
     });
     let (request, message) = match request {
         Ok(decoded) => decoded,
-        Err(error) => return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error),
+        Err(error) => {
+            refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error);
+            return false;
+        }
     };
     let Some(settings) = shared.options.tasks.get(&request.task).copied() else {
         if !put_back(shared, delivery.tag, &request) {
             unknown(shared, delivery.tag, &delivery.queue, &request);
         }
-        return;
+        return false;
     };
     let times = moment(request.eta.as_deref()).and_then(|eta| Ok((eta, moment(request.expires.as_deref())?)));
     let (eta, expires) = match times {
         Ok(times) => times,
-        Err(error) => return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error),
+        Err(error) => {
+            refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error);
+            return false;
+        }
     };
     // What is acknowledged before its body never comes back.
     let counted = shared.options.max_deliveries.is_some()
@@ -57,13 +74,17 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
         && message.properties.delivery_info.redelivered;
     let rendered = match deliver::render(delivery.tag, &request, &message, &delivery.queue, counted) {
         Ok(rendered) => rendered,
-        Err(error) => return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error),
+        Err(error) => {
+            refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error);
+            return false;
+        }
     };
     if rendered.text.len() > LONGEST_DELIVERY {
         let length = rendered.text.len();
         let reason = format!("its arguments are {length} bytes, more than a JavaScript string can have");
         let error = Error::Decode { reason };
-        return refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error);
+        refuse(shared, delivery.tag, &delivery.queue, &delivery.raw, &error);
+        return false;
     }
     log_received(&request);
     let now = Timestamp::now();
@@ -81,9 +102,11 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
     };
     let reason = refusal(&held, &shared.state().revoked, now);
     if let Some(reason) = reason {
-        return discard(shared, delivery.tag, &held, reason);
+        discard(shared, delivery.tag, &held, reason);
+        return false;
     }
     admit(shared, delivery.tag, held, eta, delivery.raw);
+    true
 }
 
 /// The most bytes of one delivery: what V8 holds in a string (2^29 - 24 characters), less some room for the batch around it.
@@ -91,6 +114,10 @@ const LONGEST_DELIVERY: usize = (1 << 29) - (1 << 20);
 
 fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestamp>, raw: Bytes) {
     let mut state = shared.state();
+    if state.is_lost_while_sorted(tag) {
+        state.counts.lost += 1;
+        return;
+    }
     // Looked at under the lock that stopping drains under, so that nothing is left behind.
     if shared.is_stopping() || shared.is_suspended() {
         return settle::hand_back(shared, tag, &held);
@@ -311,7 +338,11 @@ fn make_ready(shared: &Shared, state: &mut State, tag: DeliveryTag) {
 
 /// Moves what is due from the schedule to the ready queue; runs until the worker stops.
 pub(crate) async fn run_schedule(shared: Arc<Shared>) {
-    while !shared.is_stopping() {
+    loop {
+        let stopped = listen(&shared.stopped);
+        if shared.is_stopping() {
+            return;
+        }
         let now = Timestamp::now();
         let (moved, next) = {
             let mut state = shared.state();
@@ -328,7 +359,7 @@ pub(crate) async fn run_schedule(shared: Arc<Shared>) {
             shared.capacity.notify_one();
         }
         let wait = next.map(|next| Duration::try_from(next.duration_since(now)).unwrap_or_default());
-        let stopped = shared.stopped.notified();
+
         tokio::select! {
             () = shared.rescheduled.notified() => {}
             () = stopped => {}

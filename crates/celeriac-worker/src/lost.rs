@@ -48,7 +48,7 @@ fn take(state: &mut State, lost: &[DeliveryTag]) -> (u64, u64) {
     for tag in lost {
         if !state.held.contains_key(tag) {
             // On its way here, or settled already.
-            if state.last_taken.is_none_or(|last| *tag > last) {
+            if state.last_taken.is_none_or(|last| *tag > last) || state.sorting.contains(tag) {
                 state.lost_untaken.insert(*tag);
             }
             continue;
@@ -67,4 +67,24 @@ fn take(state: &mut State, lost: &[DeliveryTag]) -> (u64, u64) {
         state.counts.lost += unbegun;
     }
     (unbegun, running)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::slots::Slots;
+
+    #[test]
+    fn what_is_lost_while_it_is_read_is_not_held_and_what_was_settled_is_not_remembered() {
+        let mut state = State::new(Arc::new(Slots::new(1)));
+        let [settled, being_read, to_come] = [1, 2, 3].map(DeliveryTag);
+        state.last_taken = Some(being_read);
+        state.sorting.push(being_read);
+        assert_eq!(take(&mut state, &[settled, being_read, to_come]), (0, 0));
+        assert!(state.is_lost_while_sorted(being_read));
+        assert_eq!(state.lost_untaken.into_iter().collect::<Vec<_>>(), [to_come]);
+        assert!(state.sorting.is_empty());
+    }
 }

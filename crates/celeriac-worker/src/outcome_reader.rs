@@ -10,7 +10,7 @@ use celeriac_protocol::json;
 use crate::logger;
 use crate::outcome::{self, Document};
 use crate::settle_queue::{SettleQueue, Settling};
-use crate::state::Shared;
+use crate::state::{Shared, Stage};
 
 /// Reads while what came before is being settled: a slot is free as soon as its outcome is read. Runs until the worker is closed.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -62,7 +62,14 @@ fn unreadable(shared: &Shared, text: &str, error: &Error) -> Option<Settling> {
     log::error!(target: logger::WORKER, "An outcome cannot be read: {error}");
     let digits = text.trim_start_matches('[').split(',').next()?;
     let tag = DeliveryTag(digits.parse().ok()?);
-    let held = shared.state().remove(tag)?;
+    let held = {
+        let mut state = shared.state();
+        let held = state.remove(tag)?;
+        if held.stage == Stage::Scheduled {
+            state.schedule.retain(|each| each != tag);
+        }
+        held
+    };
     if held.request().is_none() {
         // It cannot be told what it was: somebody else reads it anew.
         return Some(Settling::new(tag, Outcome::Requeue { redelivered: true }));

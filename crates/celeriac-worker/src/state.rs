@@ -1,7 +1,7 @@
 //! What a worker holds at a moment, in one place behind one lock.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -162,7 +162,9 @@ pub(crate) struct State {
     pub(crate) beginning: Option<(DeliveryTag, Instant)>,
     /// The last delivery that was sorted into its place; tags grow.
     pub(crate) last_taken: Option<DeliveryTag>,
-    /// Deliveries after that one which are known to be lost already.
+    /// Those that are just being read, before they are held.
+    pub(crate) sorting: Vec<DeliveryTag>,
+    /// Deliveries after the last one, or being read, which are known to be lost already.
     pub(crate) lost_untaken: HashSet<DeliveryTag>,
     /// When JavaScript last gave a sign of life.
     pub(crate) last_contact: Option<Instant>,
@@ -171,7 +173,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    fn new(slots: Arc<Slots>) -> Self {
+    pub(crate) fn new(slots: Arc<Slots>) -> Self {
         let last = slots.words().len() as u32;
         Self {
             free_slots: (1..last).rev().collect(),
@@ -189,6 +191,7 @@ impl State {
             counts: Counts::default(),
             beginning: None,
             last_taken: None,
+            sorting: Vec::new(),
             lost_untaken: HashSet::new(),
             last_contact: None,
             said_unsettled: None,
@@ -277,7 +280,13 @@ impl State {
 
     /// How many messages count towards the prefetch limit.
     pub(crate) fn prefetched(&self) -> usize {
-        self.held.len() - self.schedule.len() + self.parked
+        self.held.len().saturating_sub(self.schedule.len()) + self.parked
+    }
+
+    /// A message is read: whether it was lost meanwhile.
+    pub(crate) fn is_lost_while_sorted(&mut self, tag: DeliveryTag) -> bool {
+        self.sorting.retain(|each| *each != tag);
+        self.lost_untaken.remove(&tag)
     }
 
     /// Holds a message from now on.
@@ -364,6 +373,8 @@ pub(crate) struct Shared {
     pub(crate) closed: AtomicBool,
     /// JavaScript takes nothing: nothing is claimed until it does.
     pub(crate) suspended: AtomicBool,
+    /// How many messages have come that are not in their places yet.
+    pub(crate) coming: AtomicUsize,
 }
 
 impl Shared {
@@ -395,6 +406,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             suspended: AtomicBool::new(false),
+            coming: AtomicUsize::new(0),
         }
     }
 
@@ -417,6 +429,11 @@ impl Shared {
 
     pub(crate) fn is_suspended(&self) -> bool {
         self.suspended.load(Ordering::Acquire)
+    }
+
+    /// How many messages have come that are not in their places yet.
+    pub(crate) fn coming(&self) -> usize {
+        self.coming.load(Ordering::Acquire)
     }
 }
 

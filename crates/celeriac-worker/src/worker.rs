@@ -9,7 +9,7 @@ use celeriac_broker::producer::Producer;
 use celeriac_broker::{ConsumeOptions, Consumer, DeliveryTag, Outcome, Transport};
 use celeriac_error::{Error, Result};
 use celeriac_result::ResultStore;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 
 use crate::logger;
 use crate::options::WorkerOptions;
@@ -75,11 +75,13 @@ impl Worker {
         for _ in 0..settle::AT_ONCE {
             self.watch("settling", settle::run(Arc::clone(shared), Arc::clone(&consumer)));
         }
-        self.watch("claiming", consume::run(Arc::clone(shared), Arc::clone(&consumer)));
-        tokio::spawn(intake::run_schedule(Arc::clone(shared)));
+        let (arrive, arrivals) = mpsc::channel(1);
+        self.watch("reading messages", consume::read(Arc::clone(shared), arrivals));
+        self.watch("claiming", consume::run(Arc::clone(shared), Arc::clone(&consumer), arrive));
+        self.watch("the schedule", intake::run_schedule(Arc::clone(shared)));
+        self.watch("forgetting what was lost", lost::run(Arc::clone(shared), Arc::clone(&consumer)));
+        self.watch("watching the event loop", watchdog::run(Arc::clone(shared), consumer));
         tokio::spawn(dead_watch::run(Arc::clone(shared)));
-        tokio::spawn(lost::run(Arc::clone(shared), Arc::clone(&consumer)));
-        tokio::spawn(watchdog::run(Arc::clone(shared), consumer));
         Ok(())
     }
 

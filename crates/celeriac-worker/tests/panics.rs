@@ -6,12 +6,13 @@ mod support;
 
 use std::sync::{Mutex, Once};
 
-use celeriac_worker::Worker;
+use celeriac_worker::{Worker, WorkerOptions};
 use support::{Bench, PATIENCE, SUCCESS, next, outcome};
 use tokio::time::timeout;
 
-/// What the worker says while it reads an outcome, and while it settles one.
-const BOOBY_TRAPS: [&str; 2] = ["which is no longer held", "what it sends on was refused"];
+/// What the worker says while it reads an outcome, while it settles one, and while it reads a message.
+const BOOBY_TRAPS: [&str; 3] =
+    ["which is no longer held", "what it sends on was refused", "Refused a message from queue"];
 
 static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -77,4 +78,20 @@ async fn a_worker_that_cannot_settle_any_more_ends() {
     let retry = bench.retry_to_nobody(items[0][2].as_str().unwrap());
     worker.settle(outcome(&items[0], &retry));
     expect_ends(&bench, &worker, "settling", 2).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_read_messages_any_more_ends_also_when_it_has_room_for_no_other() {
+    set_trap();
+    let bench = Bench::new();
+    let accepts_nothing = |options: &mut WorkerOptions| {
+        options.accept_content = vec!["application/x-yaml".to_owned()];
+        options.concurrency = 1;
+        options.prefetch = 1;
+    };
+    for id in ["refused", "waits"] {
+        bench.send(id, None).await;
+    }
+    let worker = bench.worker(accepts_nothing).await;
+    expect_ends(&bench, &worker, "reading messages", 2).await;
 }
