@@ -50,7 +50,8 @@ const HEARTBEAT_MS = 1000
 /** What aborts the tasks that run when a worker is ended by force. */
 const ENDED = 'the worker is shutting down'
 /** What {@link Worker.finished} rejects with when the core has ended by itself. */
-const CANNOT_GO_ON = 'the worker ended although nobody ended it: the line that its log has about this says why'
+const CANNOT_GO_ON =
+  'the worker ended although nobody ended it: the line that its log has about this says why'
 /** How long an ending by force waits for the broker, in milliseconds. */
 const CLOSE_DEADLINE_MS = 5000
 
