@@ -197,7 +197,9 @@ export class MessagePreparer {
    */
   #delay(name: string, destination: Destination, seconds: number): number | null {
     if (seconds < 1 || this.router.delays === undefined) return null
-    if (destination.exchange !== '' && destination.exchangeType !== 'direct') {
+    const { exchange, exchangeType, queue } = destination
+    const kind = queue?.exchange.name === exchange ? queue.exchange.kind : exchangeType
+    if (exchange !== '' && kind !== 'direct') {
       return isTaken(destination) ? Math.min(Math.trunc(seconds), MAX_DELAY_SECONDS) : null
     }
     if (!this.#hasWarnedOfDirect) warnOfDirect(name, destination)

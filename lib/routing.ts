@@ -118,8 +118,7 @@ export class Router {
   afterDelay(name: string, routingKey: string | null): WireOptions {
     const queue = this.#configured(name).native
     const key = routingKey?.replace(DELAY_PREFIX, '')
-    const { name: exchange, kind: exchangeType } = queue.exchange
-    const keeps = key && isTaken({ queue, exchange, exchangeType, routingKey: key })
+    const keeps = key && isTaken({ queue, exchange: queue.exchange.name, routingKey: key })
     return keeps ? { queue: name, routing_key: key } : { queue: name }
   }
 
@@ -279,16 +278,19 @@ export class Router {
   }
 }
 
-/** Whether the binding of the queue takes what goes there. */
+/**
+ * Whether the queue takes from delayed delivery what goes there, which leads by the queue's own exchange and key. That exchange's
+ * type decides, not what a call says of it: one that is direct is not led to, and to a fanout exchange only the queue's key leads.
+ */
 export function isTaken({
   queue,
   exchange,
-  exchangeType,
   routingKey,
-}: Pick<Destination, 'queue' | 'exchange' | 'exchangeType' | 'routingKey'>): boolean {
+}: Pick<Destination, 'queue' | 'exchange' | 'routingKey'>): boolean {
   return (
     queue?.exchange.name === exchange &&
-    (exchangeType === 'fanout' || isBoundBy(queue.routingKey, routingKey))
+    queue.exchange.kind !== 'direct' &&
+    isBoundBy(queue.routingKey, routingKey)
   )
 }
 

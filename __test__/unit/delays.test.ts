@@ -86,24 +86,41 @@ describe('a call', () => {
   test('is left to the workers where the queue that is declared with it does not take it: it would be dropped when it is due', async () => {
     const taskQueues: CeleryOptions['taskQueues'] = [
       { name: 'mail', exchange: 'jobs', exchangeType: 'topic', routingKey: 'mail.#', ...quorumQueue },
-      { name: 'all', exchange: 'everybody', exchangeType: 'fanout', ...quorumQueue },
+      { name: 'all', exchange: 'everybody', exchangeType: 'fanout', routingKey: 'all', ...quorumQueue },
     ]
     const seen = async (options: object) =>
       (await told({ ...quorum, taskQueues, taskDefaultQueue: 'mail' }, { countdown: 7, ...options })).delay
     expect(await seen({ queue: 'mail' })).toBe(7)
     expect(await seen({ queue: 'mail', routingKey: 'mail' })).toBe(7)
     expect(await seen({ queue: 'mail', routingKey: 'mail.to.me' })).toBe(7)
-    expect(await seen({ queue: 'all', routingKey: 'anything' })).toBe(7)
+    expect(await seen({ queue: 'all' })).toBe(7)
+    expect(await seen({ queue: 'mail', exchangeType: 'direct', exchange: 'jobs', routingKey: 'mail' })).toBe(
+      7,
+    )
+    // To a fanout exchange, too, only the queue's own key leads from there.
+    expect(await seen({ queue: 'all', routingKey: 'anything' })).toBeUndefined()
     expect(await seen({ queue: 'mail', routingKey: 'post' })).toBeUndefined()
     expect(await seen({ queue: 'mail', routingKey: 'a.mail' })).toBeUndefined()
     expect(await seen({ exchange: 'elsewhere', routingKey: 'mail' })).toBeUndefined()
   })
 
-  test('to a direct exchange is left to the workers, with a warning', async () => {
+  test('to a direct exchange is left to the workers, with a warning, whatever type the call gives it', async () => {
+    const key = { exchange: 'celery', routingKey: 'celery' }
+    for (const options of [{}, { exchangeType: 'topic' }, { exchangeType: 'fanout' }, key]) {
+      const warning = once(process, 'warning')
+      const seen = await told({ taskDefaultQueueType: 'quorum' }, { countdown: 7, ...options })
+      expect(seen).toMatchObject({ delay: undefined, delays: undefined })
+      expect((await warning)[0]).toMatchObject({ code: 'CELERIAC_DIRECT_DELAY' })
+    }
+  })
+
+  test('of a task with another type than that of its exchange is left to the workers, too', async () => {
+    const app = new Celery({ broker: 'amqp://host', taskDefaultQueueType: 'quorum' })
     const warning = once(process, 'warning')
-    const seen = await told({ taskDefaultQueueType: 'quorum' }, { countdown: 7 })
-    expect(seen).toMatchObject({ delay: undefined, delays: undefined })
+    await app.task({ name: 't', exchangeType: 'topic' }, () => 1).applyAsync([], { countdown: 7 })
+    expect(FakeBroker.last.sent[0]?.options?.['delay']).toBeUndefined()
     expect((await warning)[0]).toMatchObject({ code: 'CELERIAC_DIRECT_DELAY' })
+    await app.close()
   })
 })
 
@@ -121,7 +138,7 @@ describe('a task that was held is retried', () => {
   const held = `${'0.'.repeat(27)}1.`
   const taskQueues: CeleryOptions['taskQueues'] = [
     { name: 'mail', exchange: 'jobs', exchangeType: 'topic', routingKey: 'mail.*', ...quorumQueue },
-    { name: 'all', exchange: 'everybody', exchangeType: 'fanout', ...quorumQueue },
+    { name: 'all', exchange: 'everybody', exchangeType: 'fanout', routingKey: 'all', ...quorumQueue },
     { name: 'plain', exchange: 'plainly', exchangeType: 'direct', routingKey: 'plain' },
   ]
 
@@ -135,7 +152,8 @@ describe('a task that was held is retried', () => {
     expect(retried({ taskQueues }, 'mail', `${held}0.1.me`)).toEqual(['jobs', 'mail.*'])
     expect(retried({ taskQueues }, 'mail', 'mail.me')).toEqual(['jobs', 'mail.me'])
     expect(retried({ taskQueues }, 'mail', `${held}post.me`)).toEqual(['jobs', 'mail.*'])
-    expect(retried({ taskQueues }, 'all', `${held}anything`)).toEqual(['everybody', 'anything'])
+    expect(retried({ taskQueues }, 'all', `${held}all`)).toEqual(['everybody', 'all'])
+    expect(retried({ taskQueues }, 'all', `${held}anything`)).toEqual(['everybody', 'all'])
     expect(retried({ taskQueues }, 'plain', `${held}plain`)).toEqual(['', 'plain'])
   })
 })

@@ -45,6 +45,34 @@ async fn a_delayed_message_comes_to_its_queue_when_its_time_has_come() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn to_a_fanout_exchange_only_the_queues_own_key_leads_from_there() {
+    let server = RabbitMqServer::start().await;
+    let transport = open(&server.url());
+    let mut queue = delayed_queue("all", DelayQueues::Quorum);
+    queue.exchange.name = "everybody".to_owned();
+    queue.exchange.kind = ExchangeType::Fanout;
+    within(transport.declare(&[queue])).await.unwrap();
+    let consumer = consume(&transport, &["all"]).await;
+    let held = |seconds, key: &str, text: &str| {
+        through(&delay::entrance(), ExchangeType::Topic, &delay::routing_key(seconds, key), text)
+    };
+    // The one that comes last shows that the others are not still to come.
+    let sent = [
+        held(1, "anything", "lost"),
+        held(1, "all", "first"),
+        held(2, "a.all", "second"),
+        held(3, "all", "last"),
+    ];
+    publish(&transport, &sent).await;
+    for text in ["first", "second", "last"] {
+        let delivery = take_one(&consumer).await;
+        assert_eq!(body(&delivery), text);
+        settle(&consumer, &delivery, Outcome::Ack).await;
+    }
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_declared_again_after_it_was_lost() {
     let server = RabbitMqServer::start().await;
     let transport = open(&server.url());
