@@ -38,7 +38,7 @@ pub fn routing_key(seconds: u32, routing_key: &str) -> String {
 }
 
 /// A routing key without the delay that it may begin with.
-fn undelayed(routing_key: &str) -> &str {
+pub(crate) fn undelayed(routing_key: &str) -> &str {
     let words = 2 * LEVELS as usize;
     let is_delay = |bits: &[u8]| bits.chunks(2).all(|pair| matches!(pair, b"0." | b"1."));
     match routing_key.as_bytes().get(..words) {

@@ -659,9 +659,11 @@ impl Writer {
 
     async fn write(&self, batch: &[Item], publications: &[Publication]) -> Vec<Result<(), Arc<Error>>> {
         let queues = batch.iter().filter_map(|item| item.queue.as_deref());
-        match self.shared.declarations.ensure(queues).await {
+        let declarations = &self.shared.declarations;
+        match declarations.ensure_for_sending(queues).await {
             Ok(()) => {
-                let outcomes = self.transport.publish(publications).await;
+                let queues = batch.iter().map(|item| item.queue.as_deref());
+                let outcomes = self.transport.publish(&declarations.undelayed(publications, queues)).await;
                 outcomes.into_iter().map(|outcome| outcome.map_err(Arc::new)).collect()
             }
             Err(error) if error.is_transient() => {
@@ -680,9 +682,12 @@ impl Writer {
     ) -> Vec<Result<(), Arc<Error>>> {
         let mut outcomes = Vec::with_capacity(batch.len());
         for (item, publication) in batch.iter().zip(publications) {
-            let queue = item.queue.as_deref();
-            let outcome = match self.shared.declarations.ensure(queue.into_iter()).await {
-                Ok(()) => self.transport.publish(std::slice::from_ref(publication)).await.pop(),
+            let (queue, declarations) = (item.queue.as_deref(), &self.shared.declarations);
+            let outcome = match declarations.ensure_for_sending(queue.into_iter()).await {
+                Ok(()) => {
+                    let sent = declarations.undelayed(std::slice::from_ref(publication), [queue].into_iter());
+                    self.transport.publish(&sent).await.pop()
+                }
                 Err(error) => Some(Err(error)),
             };
             outcomes.push(outcome.unwrap_or(Ok(())).map_err(Arc::new));

@@ -5,9 +5,13 @@
 
 mod amqp_support;
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use amqp_support::*;
+use celeriac_broker::declare::Declarations;
+use celeriac_broker::publisher::{Payload, Pending, Publisher, RetryPolicy};
 use celeriac_broker::{DelayQueues, ExchangeType, Outcome, Queue, delay};
 use celeriac_testkit::rabbitmq_server::RabbitMqServer;
 
@@ -97,5 +101,66 @@ async fn queues_of_another_type_are_refused_by_name() {
     assert_eq!(error.code(), "ERR_CELERIAC_REFUSED");
     assert!(error.to_string().contains("queue `celery_delayed_0`"), "{error}");
     other.close().await;
+    transport.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_held_is_sent_at_once_and_a_queue_that_is_refused_itself_fails_its_own() {
+    let server = RabbitMqServer::start().await;
+    let transport = open(&server.url());
+    // One is there with an exchange that is not what it is to be.
+    let declared = [delayed_queue("later", DelayQueues::Classic), celery_queue("other")];
+    within(transport.declare(&declared)).await.unwrap();
+    let consumer = consume(&transport, &["later"]).await;
+
+    let client = open(&server.url());
+    let (sender, mut reports) = tokio::sync::mpsc::unbounded_channel();
+    let publisher = Publisher::start(
+        &tokio::runtime::Handle::current(),
+        Arc::clone(&client),
+        Arc::new(Declarations::new(Arc::clone(&client))),
+        DEADLINE,
+        move |report| drop(sender.send(report)),
+    );
+    let policy = Arc::new(RetryPolicy {
+        retry: true,
+        max_retries: None,
+        interval_start: Duration::ZERO,
+        interval_step: Duration::ZERO,
+        interval_max: Duration::ZERO,
+    });
+    let pending = |call: u32, queue: &str| {
+        let key = delay::routing_key(100_000, queue);
+        let publication = through(&delay::entrance(), ExchangeType::Topic, &key, &call.to_string());
+        Pending {
+            call,
+            payload: Payload::Message(Box::new(publication)),
+            queue: Some(Arc::new(delayed_queue(queue, DelayQueues::Quorum))),
+            policy: Arc::clone(&policy),
+        }
+    };
+    let mut seen = BTreeMap::new();
+    // Then one by one, to see that it is remembered.
+    for calls in [vec![(1, "later"), (2, "other"), (3, "later")], vec![(4, "later")], vec![(5, "later")]] {
+        let most = seen.len() + calls.len();
+        publisher.publish_all(calls.iter().map(|(call, queue)| pending(*call, queue)).collect()).unwrap();
+        while seen.len() < most {
+            let report = within(reports.recv()).await.unwrap();
+            seen.extend(report.done.into_iter().map(|call| (call, None)));
+            seen.extend(report.failed.into_iter().map(|(call, error)| (call, Some(error.to_string()))));
+        }
+    }
+    let refusal = seen.remove(&2).flatten().unwrap();
+    assert!(refusal.contains("exchange `other` exists with other settings"), "{refusal}");
+    assert_eq!(seen, BTreeMap::from([(1, None), (3, None), (4, None), (5, None)]));
+    for text in ["1", "3", "4", "5"] {
+        let delivery = take_one(&consumer).await;
+        assert_eq!(body(&delivery), text);
+        let info = &delivery.message.as_ref().unwrap().properties.delivery_info;
+        assert_eq!((&*info.exchange, &*info.routing_key), ("later", "later"));
+        settle(&consumer, &delivery, Outcome::Ack).await;
+    }
+    within(publisher.close()).await;
+    client.close().await;
     transport.close().await;
 }

@@ -176,7 +176,7 @@ fn read_publications(shared: &Shared, text: &str, settling: &mut Settling) -> Re
         let call = TaskCall { route, task_id: &task_id, args, kwargs, options };
         let (route, publication) = shared.producer.message(&call)?;
         settling.publish.push(publication);
-        settling.queues.extend(route.queue.clone());
+        settling.queues.push(route.queue.clone());
     }
     Ok(())
 }

@@ -61,12 +61,15 @@ async fn process(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>)
     if batch.is_empty() {
         return batch;
     }
-    let mut batch = batch;
-    let queues = batch.iter().flat_map(|item| item.queues.iter().map(AsRef::as_ref));
-    match shared.declarations.ensure(queues).await {
+    let (mut batch, mut again) = (batch, Vec::new());
+    let queues = batch.iter().flat_map(Settling::declared);
+    match shared.declarations.ensure_for_sending(queues).await {
         Ok(()) => {}
         Err(error) if error.is_transient() => return retry_all(shared, batch, &error),
-        Err(_) => declare_one_by_one(shared, &mut batch).await,
+        Err(_) => (batch, again) = declare_one_by_one(shared, batch).await,
+    }
+    for item in &mut batch {
+        item.undelay(&shared.declarations);
     }
     let (mut whole, mut parts) = (Vec::with_capacity(batch.len()), Vec::new());
     for item in batch {
@@ -75,21 +78,26 @@ async fn process(shared: &Shared, consumer: &dyn Consumer, batch: Vec<Settling>)
             Way::Parts => parts.push(item),
         }
     }
-    let mut again = settle_whole(shared, consumer, whole).await;
+    again.extend(settle_whole(shared, consumer, whole).await);
     again.extend(settle_in_parts(shared, consumer, parts).await);
     again
 }
 
-/// A queue that cannot be declared costs the task that needs it, and no other.
-async fn declare_one_by_one(shared: &Shared, batch: &mut [Settling]) {
-    for item in batch {
-        let outcome = shared.declarations.ensure(item.queues.iter().map(AsRef::as_ref)).await;
-        if let Err(error) = outcome
-            && !error.is_transient()
-        {
-            item.refuse_publications(&error);
+/// A queue that cannot be declared costs the task that needs it, and no other. Gives what can be settled, and what has to wait.
+async fn declare_one_by_one(shared: &Shared, batch: Vec<Settling>) -> (Vec<Settling>, Vec<Settling>) {
+    let (mut ready, mut again) = (Vec::with_capacity(batch.len()), Vec::new());
+    for mut item in batch {
+        match shared.declarations.ensure_for_sending(item.declared()).await {
+            Err(error) if error.is_transient() => again.extend(retry_all(shared, vec![item], &error)),
+            outcome => {
+                if let Err(error) = outcome {
+                    item.refuse_publications(&error);
+                }
+                ready.push(item);
+            }
         }
     }
+    (ready, again)
 }
 
 /// How an item is settled.

@@ -1,8 +1,10 @@
 //! What waits to be settled.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use celeriac_broker::declare::Declarations;
 use celeriac_broker::sync::{listen, lock};
 use celeriac_broker::{DeliveryTag, Outcome, Publication, Queue};
 use celeriac_error::Error;
@@ -18,8 +20,8 @@ pub(crate) struct Settling {
     pub(crate) tag: DeliveryTag,
     pub(crate) task_id: String,
     pub(crate) publish: Vec<Publication>,
-    /// The queues that must exist before.
-    pub(crate) queues: Vec<Arc<Queue>>,
+    /// The queue that must exist before, of each that is published; none once they do.
+    pub(crate) queues: Vec<Option<Arc<Queue>>>,
     pub(crate) store: Option<StoreRequest>,
     pub(crate) outcome: Outcome,
     /// The broker has forgotten it already.
@@ -40,6 +42,19 @@ impl Settling {
             outcome,
             acknowledged: false,
             refusals: 0,
+        }
+    }
+
+    /// The queues that must exist before.
+    pub(crate) fn declared(&self) -> impl Iterator<Item = &Queue> + Send {
+        self.queues.iter().filter_map(Option::as_deref)
+    }
+
+    /// They do: what the broker cannot hold until its time is sent at once.
+    pub(crate) fn undelay(&mut self, declarations: &Declarations) {
+        let queues = std::mem::take(&mut self.queues);
+        if let Cow::Owned(sent) = declarations.undelayed(&self.publish, queues.iter().map(Option::as_deref)) {
+            self.publish = sent;
         }
     }
 

@@ -100,22 +100,67 @@ async fn a_worker_goes_on_after_the_server_was_killed_and_what_ran_runs_again() 
     assert_eq!(left, ["celery\t0"], "no count is left");
 }
 
+/// The queue `celery`, with delayed delivery.
+fn delayed(kind: DelayQueues) -> Queue {
+    let exchange =
+        Exchange { name: "celery".to_owned(), kind: ExchangeType::Topic, durable: true, auto_delete: false };
+    Queue { exchange, routing_key: "celery".to_owned(), delays: Some(kind), ..support::queue() }
+}
+
+/// What delayed delivery needs is there in another form; over another connection, since it is declared once on each.
+async fn somebody_else_declares_it_otherwise(server: &RabbitMqServer) {
+    let other = Bench::on(&server.url()).transport;
+    other.declare(&[delayed(DelayQueues::Classic)]).await.unwrap();
+    other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_that_the_broker_cannot_hold_is_held_by_a_worker_until_its_time() {
+    let server = RabbitMqServer::start().await;
+    let bench = Bench::on(&server.url());
+    somebody_else_declares_it_otherwise(&server).await;
+    for id in ["a", "b"] {
+        bench.send(id, None).await;
+    }
+    let worker = bench.worker(|options| options.queues = vec![delayed(DelayQueues::Quorum)]).await;
+    let mut first = Vec::new();
+    while first.len() < 2 {
+        first.extend(next(&worker).await);
+    }
+    let due = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
+    for item in &first {
+        let id = item[2].as_str().unwrap();
+        worker.settle(outcome(item, &bench.delayed_retry(id, delayed(DelayQueues::Quorum), 3)));
+    }
+    // They are with the worker, since neither RabbitMQ's queue of three seconds nor their own queue has them.
+    let held = async {
+        while !worker.stats().contains(r#""scheduled":2"#) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, held).await.is_ok(), "the worker holds both: {}", worker.stats());
+    let mut again = Vec::new();
+    while again.len() < 2 {
+        again.extend(next(&worker).await);
+    }
+    assert!(jiff::Timestamp::now() >= due, "they come when they are due");
+    for item in &again {
+        assert_eq!(item[6]["retries"], 1, "{item}");
+        worker.settle(outcome(item, SUCCESS));
+    }
+    for id in ["a", "b"] {
+        assert_eq!(bench.ready(id).await.status, "SUCCESS");
+    }
+    worker.stop().await;
+    worker.close().await.unwrap();
+    assert_eq!(bench.transport.queue_length("celery").await.unwrap(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_starts_where_delayed_delivery_cannot_be_declared() {
     let server = RabbitMqServer::start().await;
     let bench = Bench::on(&server.url());
-    let delayed = |kind| {
-        let exchange = Exchange {
-            name: "celery".to_owned(),
-            kind: ExchangeType::Topic,
-            durable: true,
-            auto_delete: false,
-        };
-        Queue { exchange, routing_key: "celery".to_owned(), delays: Some(kind), ..support::queue() }
-    };
-    // Somebody has declared what it needs in another form.
-    let other = DelayQueues::Classic;
-    bench.transport.declare(&[delayed(other)]).await.unwrap();
+    somebody_else_declares_it_otherwise(&server).await;
     bench.send("now", None).await;
     let kind = DelayQueues::Quorum;
     let worker = bench.worker(|options| options.queues = vec![delayed(kind)]).await;

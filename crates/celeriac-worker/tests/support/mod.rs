@@ -92,6 +92,15 @@ impl Bench {
         format!(r#"0,"RETRY",null,null,[],[[{nowhere},"{id}",[2,3],{{}},{{"retries": 1}}]]"#)
     }
 
+    /// A retry of a task that the broker is to hold for these seconds, for a queue whose delayed delivery is declared with it.
+    pub(crate) fn delayed_retry(&self, id: &str, queue: Queue, seconds: u32) -> String {
+        let (exchange, key) = (queue.exchange.name.clone(), queue.routing_key.clone());
+        let route = add_route(&self.producer, (&exchange, &key), Some(Arc::new(queue)));
+        let eta = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds.into());
+        let options = format!(r#"{{"retries": 1, "eta": "{eta}", "delay": {seconds}}}"#);
+        format!(r#"0,"RETRY",null,null,[],[[{route},"{id}",[2,3],{{}},{options}]]"#)
+    }
+
     pub(crate) async fn send(&self, id: &str, options: Option<&str>) {
         let call = TaskCall { route: self.route, task_id: id, args: "[2,3]", kwargs: "{}", options };
         let (_, publication) = self.producer.message(&call).unwrap();
