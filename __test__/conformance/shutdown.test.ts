@@ -1,6 +1,9 @@
+import { existsSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { fleet, type Fleet } from '../support/fleet.ts'
-import { type RedisServer, startRedis } from '../support/servers.ts'
+import { celeriac } from '../support/processes.ts'
+import { type RedisServer, startRedis, temporaryFolder } from '../support/servers.ts'
 
 let redis: RedisServer
 let nodes: Fleet
@@ -49,6 +52,25 @@ test.each(['SIGTERM', 'SIGINT'] as const)(
     expect(await redis.command('hlen', 'unacked')).toBe('0')
   },
 )
+
+test('a worker whose app is closed ends in good order, and takes its pidfile with it', async () => {
+  const folder = temporaryFolder()
+  const [path, pidfile] = [join(folder, 'closing.mjs'), join(folder, 'worker.pid')]
+  const celeriacUrl = new URL('../../dist/index.js', import.meta.url)
+  writeFileSync(
+    path,
+    `import { Celery } from ${JSON.stringify(celeriacUrl.href)}
+export const app = new Celery({ broker: ${JSON.stringify(`${redis.url}/0`)} })
+app.task({ name: 'close' }, () => void app.close())
+`,
+  )
+  const worker = celeriac(['-A', path, 'worker', '-Q', 'closing', '-l', 'info', '--pidfile', pidfile])
+  await worker.says(/ready/)
+  expect(existsSync(pidfile)).toBe(true)
+  await nodes.app.sendTask('close', [], { queue: 'closing' })
+  expect(await worker.finished).toMatchObject({ code: 0 })
+  expect(existsSync(pidfile)).toBe(false)
+})
 
 test('on a second SIGINT a worker hands back what it runs too', async () => {
   const { worker, results } = await busyWorker('cold_int', 'node.work', 600_000)

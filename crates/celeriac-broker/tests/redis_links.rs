@@ -400,3 +400,22 @@ async fn cut_connections_lose_nothing_and_double_nothing() {
     within(consumer.close()).await.unwrap();
     holds_nothing(&server).await;
 }
+
+#[tokio::test]
+async fn a_closed_transport_has_no_connection_however_long_somebody_refers_to_it() {
+    let server = RedisServer::start().await;
+    let mut connection = server.connection().await;
+    let transport = open(&server.url());
+    publish(&transport, &[to("q", "one")]).await;
+    let consumer = consume(&transport, &["q"]).await;
+    take_one(&consumer).await;
+    transport.close().await;
+    drop(consumer);
+    until(|| async {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut connection.clone()).await.unwrap();
+        (clients.lines().count() == 1).then_some(())
+    })
+    .await;
+    let _: () = redis::cmd("PING").query_async(&mut connection).await.unwrap();
+    drop(transport);
+}

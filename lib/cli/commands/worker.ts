@@ -267,8 +267,13 @@ async function runWorker(context: CliContext, worker: Worker, level: LevelName):
     const code = await Promise.race([started, ended])
     if (code !== 'started') return code
     log.info(`${worker.hostname} ready.`)
-    // It ends by a signal, by remote control, or because it cannot go on.
-    return await Promise.race([ended, failure(worker)])
+    // It ends by a signal, by remote control, with its app, or because it cannot go on.
+    const finished = worker.finished().then(() => {
+      if (shutdown.requested || stray.isCrashing) return ended
+      log.info('The worker ends, because its app was closed.')
+      return exitCodes.ok
+    })
+    return await Promise.race([ended, finished])
   } catch (error) {
     // Nothing is waited for that can no longer be stored.
     await worker.terminate().catch(() => {})
@@ -278,11 +283,4 @@ async function runWorker(context: CliContext, worker: Worker, level: LevelName):
     stray.stopListening()
     flushLog()
   }
-}
-
-/** Rejects when the worker cannot go on. */
-function failure(worker: Worker): Promise<never> {
-  return new Promise((_, reject) => {
-    worker.finished().catch(reject)
-  })
 }

@@ -76,6 +76,11 @@ impl Link {
         Ok((connection, Call { link: self, number: self.silence.begin(), generation, is_answered: false }))
     }
 
+    /// Lets the connection go; calls that are under way keep it until they are answered.
+    pub(super) async fn close(&self) {
+        self.state.lock().await.connection = None;
+    }
+
     async fn opened(&self) -> Result<(MultiplexedConnection, u64)> {
         let asked = Instant::now();
         let mut state = self.state.lock().await;

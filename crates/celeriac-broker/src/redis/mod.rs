@@ -201,5 +201,6 @@ impl Transport for RedisTransport {
             // What cannot be handed back now comes back after its lease.
             let _ = consumer.close().await;
         }
+        self.link.close().await;
     }
 }
