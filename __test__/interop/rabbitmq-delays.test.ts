@@ -88,3 +88,18 @@ print(json.dumps(app.send_task('node.times', countdown=2, queue='node').get(time
   for (const worker of [node, python]) expect(worker.output).not.toMatch(complaints)
   await pair.stop()
 })
+
+test('where Python has declared them of another type, calls and retries are held by workers', async () => {
+  const other = await startVhostBroker()
+  const classic = { ...theirs, broker_native_delayed_delivery_queue_type: 'classic' }
+  const pair = fleet(other, { settings: ours, node: ours, python: classic })
+  await pair.pythonWorker()
+  const node = await pair.nodeWorker()
+  const delayed = await pair.app.sendTask('node.times', [], { countdown: 4, queue: 'node' })
+  const retried = await pair.app.sendTask('node.retry', [2, 2], { queue: 'node' })
+  expect(await held(pair.app)).toBe(0)
+  inTime(await delayed.get({ timeout: 60 }))
+  expect(await retried.get({ timeout: 60 })).toBe(2)
+  expect(node.output).toContain('Delayed delivery could not be set up')
+  await pair.stop()
+})
