@@ -86,18 +86,20 @@ pub(crate) fn host_and_port(text: &str) -> Result<(String, Option<u16>), String>
     let host = decode(host)?;
     let port = match port {
         "" => None,
-        port => match port.parse::<u16>() {
-            Ok(port @ 1..) => Some(port),
-            _ if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-                return Err(format!("the port must be a number from 1 to 65535, not `{port}`"));
-            }
-            // It may be a part of the password.
-            _ => {
-                return Err("the port must be a number from 1 to 65535; in a user name and a password `/`, `?`, `#` \
+        port => {
+            match port.parse::<u16>() {
+                Ok(port @ 1..) => Some(port),
+                _ if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    return Err(format!("the port must be a number from 1 to 65535, not `{port}`"));
+                }
+                // It may be a part of the password.
+                _ => {
+                    return Err("the port must be a number from 1 to 65535; in a user name and a password `/`, `?`, `#` \
                             and `@` are to be percent-encoded"
                     .to_owned());
+                }
             }
-        },
+        }
     };
     Ok((if host.is_empty() { DEFAULT_HOST.to_owned() } else { host }, port))
 }

@@ -20,6 +20,22 @@ fn signal(server: &RabbitMqServer, name: &str) {
     assert!(sent.success());
 }
 
+/// Resolves once every thread of the server has stopped: until then it may still answer.
+async fn stop(server: &RabbitMqServer) {
+    signal(server, "STOP");
+    let tasks = format!("/proc/{}/task", server.process_id().expect("it runs"));
+    let is_stopped = |path: std::path::PathBuf| {
+        let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+        // After the name in brackets, which may hold anything.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+    };
+    until(|| async {
+        let threads: Vec<_> = std::fs::read_dir(&tasks).into_iter().flatten().flatten().collect();
+        threads.into_iter().all(|thread| is_stopped(thread.path())).then_some(())
+    })
+    .await;
+}
+
 /// A URL with another user.
 fn url_as(server: &RabbitMqServer, user: &str) -> String {
     server.url().replace("amqp://", &format!("amqp://{user}:{user}@"))
@@ -40,7 +56,7 @@ async fn a_broker_that_falls_silent_is_left_and_used_again_when_it_speaks() {
     let consumer = consume(&transport, &["q"]).await;
     let held = take(&consumer, 3).await;
     assert!(consumer.leases_stand());
-    signal(&server, "STOP");
+    stop(&server).await;
     let sending = tokio::spawn({
         let transport = Arc::clone(&transport);
         async move { transport.publish(&[to("q", "unheard")]).await }

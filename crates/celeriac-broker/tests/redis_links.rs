@@ -412,7 +412,8 @@ async fn a_closed_transport_has_no_connection_however_long_somebody_refers_to_it
     transport.close().await;
     drop(consumer);
     until(|| async {
-        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut connection.clone()).await.unwrap();
+        let clients: String =
+            redis::cmd("CLIENT").arg("LIST").query_async(&mut connection.clone()).await.unwrap();
         (clients.lines().count() == 1).then_some(())
     })
     .await;
