@@ -11,14 +11,11 @@ import { startRedis } from '../support/servers.ts'
 callsInBothDirections(
   'Redis',
   async () => {
-    const server = await startRedis({ appendonly: true })
-    const restart = async (): Promise<void> => {
-      await server.kill()
-      await server.start()
-    }
-    return { broker: `${server.url}/0`, backend: `${server.url}/1`, restart, stop: () => server.stop() }
+    const server = await startRedis()
+    return { broker: `${server.url}/0`, backend: `${server.url}/1`, stop: () => server.stop() }
   },
-  { mostUrgent: 0 },
+  // A Redis that is killed: __test__/reliability/restarts.test.ts.
+  { mostUrgent: 0, restarts: false },
 )
 
 test('kombu sweeps for what was abandoned as seldom as the documentation says', async () => {
