@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::sync::lock;
+
 /// What is known about the answers on one connection. They come in the order of the calls, so an answer stands for those
 /// to all calls before it.
 #[derive(Debug)]

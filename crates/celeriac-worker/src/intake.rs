@@ -38,7 +38,7 @@ pub(crate) fn take(shared: &Arc<Shared>, delivery: Delivery) {
     }
     if !sort(shared, delivery) {
         // Should it be lost, settling it says so.
-        shared.state().is_lost_while_sorted(tag);
+        shared.state().end_sorting(tag);
     }
 }
 
@@ -114,7 +114,7 @@ const LONGEST_DELIVERY: usize = (1 << 29) - (1 << 20);
 
 fn admit(shared: &Shared, tag: DeliveryTag, mut held: Held, eta: Option<Timestamp>, raw: Bytes) {
     let mut state = shared.state();
-    if state.is_lost_while_sorted(tag) {
+    if state.end_sorting(tag) {
         state.counts.lost += 1;
         return;
     }

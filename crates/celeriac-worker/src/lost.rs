@@ -83,7 +83,7 @@ mod tests {
         state.last_taken = Some(being_read);
         state.sorting.push(being_read);
         assert_eq!(take(&mut state, &[settled, being_read, to_come]), (0, 0));
-        assert!(state.is_lost_while_sorted(being_read));
+        assert!(state.end_sorting(being_read));
         assert_eq!(state.lost_untaken.into_iter().collect::<Vec<_>>(), [to_come]);
         assert!(state.sorting.is_empty());
     }

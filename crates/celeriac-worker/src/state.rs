@@ -283,8 +283,8 @@ impl State {
         self.held.len().saturating_sub(self.schedule.len()) + self.parked
     }
 
-    /// A message is read: whether it was lost meanwhile.
-    pub(crate) fn is_lost_while_sorted(&mut self, tag: DeliveryTag) -> bool {
+    /// A message has been read; says whether it was lost meanwhile.
+    pub(crate) fn end_sorting(&mut self, tag: DeliveryTag) -> bool {
         self.sorting.retain(|each| *each != tag);
         self.lost_untaken.remove(&tag)
     }
